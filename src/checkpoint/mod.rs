@@ -1,0 +1,1 @@
+//! The checkpoint: one committed archive of a frozen process tree and its files.

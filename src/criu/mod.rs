@@ -1,0 +1,1 @@
+//! Everything that knows CRIU: finding it, its command lines, its log, its streaming protocol.

@@ -1,0 +1,3 @@
+//! parse → run → exit status; nothing else.
+
+fn main() {}
