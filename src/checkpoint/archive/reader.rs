@@ -1,0 +1,380 @@
+//! Opens an archive and finds things in it. What it hands out has been compared with the digests before, and every number that it
+//! follows has been compared with the file.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::error::ArchiveError;
+use super::format::{self, Digest, Frame, Index, Kind, Locator, MANIFEST, MAX_MANIFEST, Member};
+use super::frame::{Codec, Container, Decoder};
+use super::member::{MemberReader, Piece};
+use super::name::Name;
+use super::work::lock;
+
+/// An open archive. Cheap to clone; usable from any number of threads.
+#[derive(Clone)]
+pub struct Reader {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    file: File,
+    container: Container,
+    locator: Locator,
+    index: Index,
+    /// Where each frame begins.
+    offsets: Vec<u64>,
+    names: HashMap<Name, usize>,
+    manifest: Vec<u8>,
+    /// Frames that several small members share, the latest last.
+    cache: Mutex<Vec<(u32, Arc<Vec<u8>>)>>,
+    scratch: Mutex<Vec<Scratch>>,
+    /// Buffers of decoded frames that are free.
+    pool: Mutex<Vec<Vec<u8>>>,
+    /// Threads that decode ahead, of all members that are open.
+    pub(super) ahead: AtomicUsize,
+}
+
+/// What decoding one frame needs besides the place where it goes.
+struct Scratch {
+    decoder: Decoder,
+    stored: Vec<u8>,
+}
+
+/// Shared frames that are kept decoded: criu asks for the small images of a task one after another, and several tasks in turn.
+const CACHED: usize = 4;
+/// Buffers that are kept of each sort; more are only needed while more members are open.
+const POOLED: usize = 8;
+
+impl Reader {
+    /// Opens the archive at `path`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ArchiveError> {
+        let path = path.as_ref();
+        let file = File::open(path).map_err(|e| ArchiveError::io(format!("opening {}", path.display()), e))?;
+        Self::from_file(file)
+    }
+
+    /// Opens an archive in a file that is open for reading.
+    pub fn from_file(file: File) -> Result<Self, ArchiveError> {
+        let (container, locator) = frame_of_file(&file)?;
+        let mut scratch = Scratch { decoder: Decoder::new()?, stored: Vec::new() };
+        let json = read_index(&file, container, &locator, &mut scratch)?;
+        let index: Index = serde_json::from_slice(&json)
+            .map_err(|e| ArchiveError::damaged(format!("its index cannot be read: {e}")))?;
+        drop(json);
+        index.check(container, locator.at)?;
+
+        let mut at = format::opening(container).len() as u64;
+        let mut offsets = Vec::with_capacity(index.frames.len());
+        for frame in &index.frames {
+            offsets.push(at);
+            at += u64::from(frame.stored);
+        }
+        let mut names = HashMap::with_capacity(index.members.len());
+        for (number, member) in index.members.iter().enumerate() {
+            if names.insert(member.name.clone(), number).is_some() {
+                return Err(ArchiveError::damaged(format!("two members are named {:?}", member.name)));
+            }
+        }
+        let mut inner = Inner {
+            file,
+            container,
+            locator,
+            index,
+            offsets,
+            names,
+            manifest: Vec::new(),
+            cache: Mutex::default(),
+            scratch: Mutex::new(vec![scratch]),
+            pool: Mutex::default(),
+            ahead: AtomicUsize::new(0),
+        };
+        inner.manifest = inner.read_manifest()?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The content of `manifest.json`.
+    pub fn manifest(&self) -> &[u8] {
+        &self.inner.manifest
+    }
+
+    /// Version of the format, major and minor.
+    pub fn version(&self) -> (u16, u16) {
+        self.inner.locator.version
+    }
+
+    /// Digest of the index, and through it of the whole archive.
+    pub fn digest(&self) -> Digest {
+        self.inner.locator.blake3
+    }
+
+    /// All members, in the order in which they were added.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.inner.index.members.iter()
+    }
+
+    /// The frames, in the order of the file: what compression did, for `inspect`.
+    pub fn frames(&self) -> &[Frame] {
+        &self.inner.index.frames
+    }
+
+    /// The member of this name.
+    pub fn get(&self, name: impl AsRef<OsStr>) -> Option<&Member> {
+        let number = self.inner.names.get(&Name::new(name))?;
+        self.inner.index.members.get(*number)
+    }
+
+    /// The content of a file, decoded ahead by up to `threads` threads (0: as it is read). A hard link leads to the file.
+    ///
+    /// All members that are open share a limit of threads; beyond it, and for members of one frame, there are none.
+    pub fn open_member(&self, name: impl AsRef<OsStr>, threads: usize) -> Result<MemberReader, ArchiveError> {
+        let number = self.inner.content_of(&Name::new(name))?;
+        Ok(MemberReader::new(Arc::clone(&self.inner), number, threads))
+    }
+
+    /// Writes the content of a file to `to`; returns its length.
+    pub fn copy_to(&self, name: impl AsRef<OsStr>, to: &mut dyn Write) -> Result<u64, ArchiveError> {
+        let name = name.as_ref();
+        let mut member = self.open_member(name, 0)?;
+        let writing = |e: io::Error| ArchiveError::io(format!("writing {}", name.display()), e);
+        let mut sum = 0;
+        while let Some(piece) = member.next_piece()? {
+            sum += piece.len();
+            match piece {
+                Piece::Data(bytes) => to.write_all(bytes).map_err(writing)?,
+                Piece::Zero(mut left) => {
+                    while left > 0 {
+                        let part = left.min(ZEROS.len() as u64);
+                        to.write_all(&ZEROS[..part as usize]).map_err(writing)?;
+                        left -= part;
+                    }
+                }
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Reads every byte of the file and compares it with the digests, in `threads` threads. Nothing is decoded: the digests are of
+    /// what is stored.
+    pub fn verify(&self, threads: usize) -> Result<(), ArchiveError> {
+        let inner = &self.inner;
+        if frame_of_file(&inner.file)? != (inner.container, inner.locator) {
+            return Err(ArchiveError::damaged("it was changed while it was open"));
+        }
+        // The index is one more frame, the last.
+        let next = AtomicUsize::new(0);
+        let count = inner.index.frames.len();
+        let check = || -> Result<(), ArchiveError> {
+            let mut stored = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number > count {
+                    return Ok(());
+                }
+                if number == count {
+                    let (at, len, digest) = (inner.locator.at, inner.locator.stored, inner.locator.blake3);
+                    read_verified(&inner.file, at, len as usize, digest, "the index", &mut stored)?;
+                } else {
+                    inner.read_stored(number as u32, &mut stored)?;
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(check)).collect();
+            let mut result = check();
+            for thread in others {
+                let other = thread.join().unwrap_or_else(|_| Err(ArchiveError::damaged("verifying panicked")));
+                result = result.and(other);
+            }
+            result
+        })
+    }
+}
+
+/// Zeros to hand out for holes.
+pub(super) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+impl Inner {
+    pub fn member(&self, number: usize) -> Option<&Member> {
+        self.index.members.get(number)
+    }
+
+    pub fn frame(&self, number: u32) -> Option<&Frame> {
+        self.index.frames.get(number as usize)
+    }
+
+    /// The member that has the content of the file or hard link `name`.
+    fn content_of(&self, name: &Name) -> Result<usize, ArchiveError> {
+        let find = |name: &Name| self.names.get(name).and_then(|n| Some((*n, self.index.members.get(*n)?)));
+        let missing = || ArchiveError::NotFound { name: name.to_string() };
+        let (number, member) = find(name).ok_or_else(missing)?;
+        match (member.kind, &member.link) {
+            (Kind::File, _) => Ok(number),
+            // One step: what a hard link names is no hard link.
+            (Kind::Hardlink, Some(link)) => match find(link) {
+                Some((number, member)) if member.kind == Kind::File => Ok(number),
+                _ => Err(missing()),
+            },
+            _ => Err(missing()),
+        }
+    }
+
+    fn read_manifest(&self) -> Result<Vec<u8>, ArchiveError> {
+        let missing = || ArchiveError::damaged("it has no manifest");
+        let number = self.content_of(&Name::new(MANIFEST)).map_err(|_| missing())?;
+        let member = self.member(number).ok_or_else(missing)?;
+        if member.size > MAX_MANIFEST {
+            return Err(ArchiveError::damaged("its manifest is impossibly large"));
+        }
+        let mut bytes = Vec::with_capacity(member.size as usize);
+        for extent in &member.extents {
+            match *extent {
+                format::Extent::Data { frame, at, len } => {
+                    let mut decoded = Vec::new();
+                    self.load(frame, &mut decoded)?;
+                    let range = at as usize..at as usize + len as usize;
+                    bytes.extend_from_slice(decoded.get(range).ok_or_else(missing)?);
+                }
+                format::Extent::Zero { zero } => bytes.resize(bytes.len() + zero as usize, 0),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Reads and verifies the stored bytes of a frame.
+    fn read_stored(&self, number: u32, stored: &mut Vec<u8>) -> Result<(), ArchiveError> {
+        let missing = || ArchiveError::damaged(format!("there is no frame {number}"));
+        let frame = self.frame(number).ok_or_else(missing)?;
+        let at = self.offsets.get(number as usize).ok_or_else(missing)?;
+        let what = format_args!("frame {number}").to_string();
+        read_verified(&self.file, *at, frame.stored as usize, frame.blake3, &what, stored)
+    }
+
+    /// Reads, verifies and decodes a frame into `out`.
+    pub fn load(&self, number: u32, out: &mut Vec<u8>) -> Result<(), ArchiveError> {
+        let mut scratch = match lock(&self.scratch).pop() {
+            Some(scratch) => scratch,
+            None => Scratch { decoder: Decoder::new()?, stored: Vec::new() },
+        };
+        self.read_stored(number, &mut scratch.stored)?;
+        let frame = self.frame(number).ok_or_else(|| ArchiveError::damaged("a frame is missing"))?;
+        scratch.decoder.decode(frame, &scratch.stored, out)?;
+        let mut free = lock(&self.scratch);
+        if free.len() < POOLED {
+            free.push(scratch);
+        }
+        Ok(())
+    }
+
+    /// A frame that several members share.
+    pub fn load_shared(&self, number: u32) -> Result<Arc<Vec<u8>>, ArchiveError> {
+        // The lock is held while decoding: whoever wants the same frame had better wait than decode it too.
+        let mut cache = lock(&self.cache);
+        if let Some(place) = cache.iter().position(|(cached, _)| *cached == number) {
+            let entry = cache.remove(place);
+            let bytes = Arc::clone(&entry.1);
+            cache.push(entry);
+            return Ok(bytes);
+        }
+        let mut bytes = Vec::new();
+        self.load(number, &mut bytes)?;
+        let bytes = Arc::new(bytes);
+        if cache.len() >= CACHED {
+            cache.remove(0);
+        }
+        cache.push((number, Arc::clone(&bytes)));
+        Ok(bytes)
+    }
+
+    /// A buffer with anything in it.
+    pub fn buffer(&self) -> Vec<u8> {
+        lock(&self.pool).pop().unwrap_or_default()
+    }
+
+    pub fn give_back(&self, buffer: Vec<u8>) {
+        let mut pool = lock(&self.pool);
+        if pool.len() < POOLED {
+            pool.push(buffer);
+        }
+    }
+}
+
+/// Reads the opening and the locator.
+fn frame_of_file(file: &File) -> Result<(Container, Locator), ArchiveError> {
+    let reading = |e| ArchiveError::io("reading the archive", e);
+    let len = file.metadata().map_err(reading)?.len();
+    if len == 0 {
+        return Err(ArchiveError::Empty);
+    }
+    let mut head = [0; 64];
+    let head_len = len.min(head.len() as u64) as usize;
+    file.read_exact_at(&mut head[..head_len], 0).map_err(reading)?;
+    let Some(container) = format::parse_opening(&head[..head_len])? else {
+        // A locator at the end says that it is ours after all, with a damaged opening.
+        let ours = [Container::Zstd, Container::Gzip].into_iter().any(|c| read_locator(file, len, c).is_ok());
+        return Err(if ours { ArchiveError::damaged("its opening") } else { ArchiveError::NotOurs });
+    };
+    let locator = read_locator(file, len, container)?;
+    locator.check(container, len)?;
+    // The minor version stands in both; the opening has no digest of its own.
+    if head[..head_len].get(..format::opening_of(container, locator.version).len())
+        != Some(&format::opening_of(container, locator.version)[..])
+    {
+        return Err(ArchiveError::damaged("its opening and its locator differ"));
+    }
+    Ok((container, locator))
+}
+
+fn read_locator(file: &File, len: u64, container: Container) -> Result<Locator, ArchiveError> {
+    let mut tail = vec![0; Locator::len(container)];
+    let at = len.checked_sub(tail.len() as u64).ok_or(ArchiveError::Truncated)?;
+    file.read_exact_at(&mut tail, at).map_err(|e| ArchiveError::io("reading the archive", e))?;
+    Locator::parse(&tail, container)
+}
+
+fn read_index(
+    file: &File,
+    container: Container,
+    locator: &Locator,
+    scratch: &mut Scratch,
+) -> Result<Vec<u8>, ArchiveError> {
+    // Both lengths are bounded: the stored one by the file, the decoded one by `Locator::check`.
+    let Scratch { decoder, stored } = scratch;
+    read_verified(file, locator.at, locator.stored as usize, locator.blake3, "the index", stored)?;
+    let codec = match container {
+        Container::Zstd => Codec::Zstd,
+        Container::Gzip => Codec::Gzip,
+    };
+    let mut decoded = vec![0; locator.decoded as usize];
+    decoder.decompress(codec, stored, &mut decoded)?;
+    *stored = Vec::new();
+    let range = locator.json_at as usize..(locator.json_at + locator.json_len) as usize;
+    decoded.get(range).map(<[u8]>::to_vec).ok_or_else(|| ArchiveError::damaged("its index lies outside its frame"))
+}
+
+/// Reads `len` bytes and compares them with their digest.
+fn read_verified(
+    file: &File,
+    at: u64,
+    len: usize,
+    digest: Digest,
+    what: &str,
+    stored: &mut Vec<u8>,
+) -> Result<(), ArchiveError> {
+    stored.resize(len, 0);
+    file.read_exact_at(stored, at).map_err(|e| match e.kind() {
+        io::ErrorKind::UnexpectedEof => ArchiveError::Truncated,
+        _ => ArchiveError::io(format!("reading {what}"), e),
+    })?;
+    if Digest::of(stored) == digest {
+        Ok(())
+    } else {
+        Err(ArchiveError::damaged(format!("{what} differs from its digest")))
+    }
+}
