@@ -4,4 +4,11 @@
 //! job ad and flags → settings → plan → sandbox → event loop → archive → exit status.
 
 pub mod checkpoint;
+pub mod cli;
+pub mod commands;
 pub mod criu;
+pub mod exit;
+pub mod htcondor;
+pub mod sandbox;
+pub mod settings;
+pub mod supervise;

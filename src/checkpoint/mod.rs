@@ -1,3 +1,10 @@
 //! The checkpoint: one committed archive of a frozen process tree and its files.
 
 pub mod archive;
+pub mod commit;
+pub mod inventory;
+pub mod manifest;
+
+pub use commit::Draft;
+pub use inventory::{Inputs, NotCarried};
+pub use manifest::{Manifest, Reason};

@@ -1,1 +1,7 @@
 //! Everything that knows CRIU: finding it, its command lines, its log, its streaming protocol.
+
+pub mod command;
+pub mod find;
+pub mod log;
+
+pub use find::{Criu, find};

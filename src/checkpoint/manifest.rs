@@ -1,0 +1,189 @@
+//! What a checkpoint says of itself: the member `manifest.json`. It is written last, in the same commit as all the rest,
+//! and whoever restores reads it first.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox::{ClockReadings, Network};
+
+/// Raised when an older condor-criu could not restore what a newer one writes.
+pub const FORMAT: u32 = 1;
+
+/// Why a checkpoint was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The interval has passed.
+    Interval,
+    /// HTCondor wants the slot back.
+    Vacate,
+    /// A checkpoint-and-continue signal.
+    Signal,
+    /// The slot or the pilot is known to end soon.
+    Deadline,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Reason::Interval => "interval",
+            Reason::Vacate => "vacate",
+            Reason::Signal => "signal",
+            Reason::Deadline => "deadline",
+        })
+    }
+}
+
+/// The manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// See [`FORMAT`].
+    pub format: u32,
+    /// 1 for the first checkpoint of a job.
+    pub generation: u64,
+    /// Seconds since the epoch.
+    pub created: u64,
+    /// Why.
+    pub reason: Reason,
+    /// `cluster.proc`, if HTCondor said so.
+    pub job: Option<String>,
+    /// Name of the program, without its arguments, which may hold secrets.
+    pub program: String,
+    /// Our version.
+    pub condor_criu: String,
+    /// What it was made with and on.
+    pub host: Host,
+    /// Who the payload is.
+    pub identity: Inner,
+    /// The payload's clocks when it was frozen.
+    pub clock: ClockReadings,
+    /// Where the scratch directory is inside the sandbox.
+    pub job_dir: PathBuf,
+    /// Its permission bits.
+    pub job_dir_mode: u32,
+    /// See [`Network`].
+    pub network: Network,
+    /// Pids inside the sandbox.
+    pub tree: Tree,
+    /// Standard streams that are files in the scratch directory, with their sizes in bytes at the checkpoint.
+    pub streams: Vec<StreamFile>,
+    /// Named pipes that stand for standard streams which are no files, by descriptor.
+    pub relayed: Vec<u8>,
+    /// Files that the job was given and has not changed: not carried, because HTCondor brings them again.
+    pub inputs: Vec<Input>,
+    /// What it took.
+    pub cost: Cost,
+    /// What the payload has been through, over all its generations.
+    pub history: History,
+}
+
+/// The host that a checkpoint was made on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// `uname -n`
+    pub name: String,
+    /// `uname -r`
+    pub kernel: String,
+    /// criu's version.
+    pub criu: String,
+}
+
+/// The identity inside the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inner {
+    /// uid
+    pub uid: u32,
+    /// gid
+    pub gid: u32,
+    /// getgroups(2), in order, as the sandbox shows them.
+    pub groups: Vec<u32>,
+}
+
+/// Pids inside the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tree {
+    /// The reaper.
+    pub root: i32,
+    /// The payload's first process.
+    pub main: i32,
+}
+
+/// A standard stream that is a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamFile {
+    /// 0, 1 or 2
+    pub descriptor: u8,
+    /// Relative to the scratch directory.
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A file that the job was given and has not changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// Relative to the scratch directory.
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// blake3 of its content, in hex.
+    pub digest: String,
+}
+
+/// Seconds and bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// From the dump's begin to the manifest: the tasks were frozen that long, and a little longer.
+    pub frozen_seconds: f64,
+    /// Resident memory of the payload when the dump began, in bytes.
+    pub resident_bytes: u64,
+    /// Content of images and files before compression, in bytes.
+    pub raw_bytes: u64,
+}
+
+/// Over all generations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// Seconds that the payload has run, up to this checkpoint.
+    pub run_seconds: f64,
+    /// How often it was vacated.
+    pub vacates: u32,
+    /// Mean of the seconds from the begin of a dump until the payload ran again, if that has been seen.
+    pub gap_seconds: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_addition_does_not_disturb_and_a_missing_part_does() {
+        let manifest = Manifest {
+            format: FORMAT,
+            generation: 3,
+            created: 1,
+            reason: Reason::Vacate,
+            job: Some("1.0".into()),
+            program: "sim".into(),
+            condor_criu: "0.1.0".into(),
+            host: Host { name: "h".into(), kernel: "6".into(), criu: "4.2.1".into() },
+            identity: Inner { uid: 1, gid: 1, groups: vec![1] },
+            clock: ClockReadings::default(),
+            job_dir: "/job".into(),
+            job_dir_mode: 0o755,
+            network: Network::Host,
+            tree: Tree { root: 300, main: 301 },
+            streams: vec![],
+            relayed: vec![],
+            inputs: vec![],
+            cost: Cost::default(),
+            history: History::default(),
+        };
+        let mut json = serde_json::to_value(&manifest).unwrap();
+        json["a_later_addition"] = 1.into();
+        assert_eq!(serde_json::from_value::<Manifest>(json.clone()).unwrap(), manifest);
+        json.as_object_mut().unwrap().remove("tree");
+        assert!(serde_json::from_value::<Manifest>(json).is_err());
+    }
+}

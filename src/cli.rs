@@ -1,0 +1,82 @@
+//! The commands and flags: declarations only.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Saves and restores any program that runs as an HTCondor job.
+#[derive(Debug, Parser)]
+#[command(name = "condor-criu", version, about, max_term_width = 120)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The job's executable: start or restore a program, supervise it, checkpoint it
+    Run(Run),
+}
+
+/// `condor-criu run`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The settings among the flags.
+    #[command(flatten)]
+    pub settings: SettingsFlags,
+    /// Read the settings from this file instead of condor-criu.toml in the scratch directory
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The scratch directory [default: $_CONDOR_SCRATCH_DIR, or the working directory]
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
+    pub command: Vec<OsString>,
+}
+
+/// Flags that are settings; the same can be said by environment, job ad and settings file.
+#[derive(Debug, Args, Default)]
+pub struct SettingsFlags {
+    /// The criu executable, or a folder with criu and its libraries
+    #[arg(long, value_name = "PATH")]
+    pub criu: Option<String>,
+    /// How often to checkpoint while running: a duration (15min, 1h), auto or never
+    #[arg(long, value_name = "DUR")]
+    pub interval: Option<String>,
+    /// When the first checkpoint comes at the latest: a duration or never
+    #[arg(long, value_name = "DUR")]
+    pub first_checkpoint: Option<String>,
+    /// auto, none, zstd, zstd:LEVEL or gzip
+    #[arg(long, value_name = "HOW")]
+    pub compression: Option<String>,
+    /// host or private
+    #[arg(long, value_name = "WHICH")]
+    pub network: Option<String>,
+    /// Threads for packing; 0 means as many as the slot has cpus
+    #[arg(long, value_name = "N")]
+    pub threads: Option<String>,
+    /// error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+impl SettingsFlags {
+    /// As the strongest layer of settings.
+    pub fn layer(self) -> crate::settings::Layer {
+        let given = [
+            ("criu", self.criu),
+            ("interval", self.interval),
+            ("first_checkpoint", self.first_checkpoint),
+            ("compression", self.compression),
+            ("network", self.network),
+            ("threads", self.threads),
+            ("log_level", self.log_level),
+        ];
+        let values = given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        crate::settings::Layer { origin: "the command line".into(), values: values.collect() }
+    }
+}

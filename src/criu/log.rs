@@ -1,0 +1,192 @@
+//! From criu's log to a cause that a scientist understands. criu's exit status decides whether something failed; this
+//! only explains it. Line numbers change with the version, so the text is matched.
+
+use std::fs;
+use std::path::Path;
+
+/// Bytes from the end of a log that are read: errors are its last lines.
+const TAIL: u64 = 64 * 1024;
+/// Lines of criu's own words that are shown.
+const SHOWN: usize = 4;
+
+/// Why criu failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// In plain words; criu's own if the cause is not a known one.
+    pub why: String,
+    /// What to do, if anything.
+    pub remedy: Option<String>,
+    /// criu's last error lines.
+    pub lines: Vec<String>,
+}
+
+/// Text in the log, what it means, what to do. The first that matches wins: the special before the general.
+/// Source: criu-facts, section 12, each seen on CRIU 4.1.1 or 4.2.1.
+const KNOWN: &[(&str, &str, &str)] = &[
+    (
+        "send_fds failed (-22)",
+        "a process uses io_uring, which CRIU cannot save",
+        "turn io_uring off in the program (for libuv and node it needs more than UV_USE_IO_URING=0)",
+    ),
+    (
+        "[aio] (deleted)",
+        "a process uses kernel asynchronous I/O (io_setup), which CRIU cannot save without privilege",
+        "use the program's setting for threads or plain I/O instead of libaio",
+    ),
+    (
+        "doesn't live in IPC ns",
+        "a process uses SysV shared memory, which CRIU cannot save without privilege",
+        "use the program's setting for POSIX shared memory or mmap",
+    ),
+    (
+        "Can't stat map_files",
+        "a process uses SysV shared memory, which CRIU cannot save without privilege",
+        "use the program's setting for POSIX shared memory or mmap",
+    ),
+    (
+        "(deleted)]",
+        "a process has a file mapped into memory that was deleted since (named semaphores do this)",
+        "keep the file while it is mapped",
+    ),
+    (
+        "suspending seccomp failed",
+        "a process has a seccomp filter, which only privilege can suspend",
+        "start the program without its own sandbox",
+    ),
+    (
+        "Connected TCP socket",
+        "a process holds a TCP connection",
+        "close it before the checkpoint, or use network = \"private\" if both ends belong to the job",
+    ),
+    (
+        "Can't turn TCP repair mode ON",
+        "a process holds a TCP connection in the host's network",
+        "use network = \"private\" if both ends belong to the job",
+    ),
+    ("Can't get 1:16 opt", "this CRIU is too old for this kernel: every socket fails", "use CRIU 4.2"),
+    (
+        "are not collected",
+        "the kernel's socket diagnosis modules are not loaded",
+        "ask the administrator to load tcp_diag, udp_diag and unix_diag",
+    ),
+    (
+        "Can't dump that handle",
+        "a process watches a file with inotify that is not below the job's directory",
+        "let it watch files in the job's directory only",
+    ),
+    ("Unable to detach from", "the kernel's yama restricts ptrace", "kernel.yama.ptrace_scope must be 0, 1 or 2"),
+    (
+        "Failed to resolve mapping",
+        "the root file system is an overlay that names devices in two ways",
+        "start the container with --writable-tmpfs or from a sandbox directory",
+    ),
+    (
+        "Can't find rt vDSO",
+        "/proc belongs to another pid namespace",
+        "see condor-criu.log for how the sandbox was made",
+    ),
+    ("Unexpected rt vDSO area bounds", "this CRIU is too old for this kernel", "use CRIU 4.2"),
+    ("Can't splice all pages to pipe", "memory with guard pages, which needs CRIU 4.2", "use CRIU 4.2"),
+    (
+        "MADV_GUARD_INSTALL",
+        "the checkpoint has guard pages, which need Linux 6.13 or newer",
+        "restore on a host with a newer kernel",
+    ),
+    (
+        "Can't lookup mount=",
+        "a process holds a file that was opened outside the sandbox",
+        "open it by its path inside the job",
+    ),
+    (
+        "Can't fork for",
+        "a process id that the checkpoint needs is taken",
+        "restart the job; if it happens again, report it",
+    ),
+    (
+        "Can't setgroups",
+        "the supplementary groups of the job's user differ from those at the checkpoint",
+        "restore on a host where the user has the same groups",
+    ),
+    (
+        "has bad size",
+        "a file that the program uses has another size on this host",
+        "restore on a host with the same software, or run in a container image",
+    ),
+    (
+        "has bad build-id",
+        "a program or library differs on this host",
+        "restore on a host with the same software, or run in a container image",
+    ),
+    (
+        "Can't open file",
+        "a file that the program uses is missing on this host",
+        "restore on a host with the same software, or run in a container image",
+    ),
+    ("Can't bind inet socket", "a port that the program listens on is taken on this host", "use network = \"private\""),
+    ("Can't chose service_fd_base", "the hard limit of open descriptors is too low", "raise RLIMIT_NOFILE"),
+    (
+        "Can't dump ghost file",
+        "a deleted file that is still open is larger than 2000 MB",
+        "keep the file in the job's directory until it is closed",
+    ),
+    ("No space left on device", "the disk is full", "ask for more with request_disk"),
+    ("Unable to connect to image streamer socket", "the stream of the images broke", "see condor-criu.log"),
+];
+
+/// Reads the cause from a log file and from what criu wrote to its standard output and error.
+pub fn cause(log: &Path, output: &Path) -> Cause {
+    explain(&(tail(output) + &tail(log)))
+}
+
+/// Reads the cause from the text of a log.
+pub fn explain(text: &str) -> Cause {
+    let errors: Vec<&str> =
+        text.lines().filter(|line| line.contains("Error ") || line.starts_with("cannot ")).collect();
+    let lines: Vec<String> = errors.iter().rev().take(SHOWN).rev().map(|line| (*line).to_owned()).collect();
+    for (pattern, why, remedy) in KNOWN {
+        if errors.iter().any(|line| line.contains(pattern)) {
+            return Cause { why: (*why).to_owned(), remedy: Some((*remedy).to_owned()), lines };
+        }
+    }
+    let why = match errors.first() {
+        Some(line) => format!("CRIU says: {}", words(line)),
+        None => "CRIU gave no reason".to_owned(),
+    };
+    Cause { why, remedy: None, lines }
+}
+
+/// A line without its time, pid and place: `(00.01) 300: Error (criu/files.c:1): Can't` → `Can't`.
+fn words(line: &str) -> &str {
+    line.split_once("): ").filter(|_| line.contains("Error (")).map_or(line, |(_, rest)| rest).trim()
+}
+
+fn tail(path: &Path) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let Ok(mut file) = fs::File::open(path) else { return String::new() };
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    let _ = file.seek(SeekFrom::Start(length.saturating_sub(TAIL)));
+    let mut bytes = Vec::new();
+    let _ = file.take(TAIL).read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_errors_become_plain_words() {
+        let cause = explain(
+            "(00.005) Warn  (criu/x.c:1): hm\n(00.006) Error (compel/src/lib/ptrace.c:27): suspending seccomp failed: Operation not permitted\n(00.007) Error (criu/cr-dump.c:2128): Dumping FAILED.\n",
+        );
+        assert!(cause.why.contains("seccomp filter"));
+        assert_eq!(cause.lines.len(), 2);
+    }
+
+    #[test]
+    fn unknown_errors_are_criu_s_own_words() {
+        let cause = explain("(00.1)    300: Error (criu/files.c:12): Something new\n");
+        assert_eq!(cause.why, "CRIU says: Something new");
+        assert_eq!(explain("").why, "CRIU gave no reason");
+    }
+}

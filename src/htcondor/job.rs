@@ -1,0 +1,115 @@
+//! The job as HTCondor presents it: where the scratch directory is, what the ads promise. Outside HTCondor there is
+//! neither ad, and that is said, not an error.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+
+use super::ClassAd;
+
+/// What the starter told this job.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The scratch directory, without symbolic links.
+    pub scratch: PathBuf,
+    /// The job ad.
+    pub ad: Option<ClassAd>,
+    /// The machine ad.
+    pub machine: Option<ClassAd>,
+}
+
+impl Job {
+    /// From the environment that a starter makes: `_CONDOR_SCRATCH_DIR`, `_CONDOR_JOB_AD`, `_CONDOR_MACHINE_AD`.
+    /// `scratch`, if given, wins; without either it is the working directory.
+    pub fn from_environment(scratch: Option<&Path>) -> std::io::Result<Job> {
+        let scratch = match scratch {
+            Some(path) => path.to_path_buf(),
+            None => match env::var_os("_CONDOR_SCRATCH_DIR") {
+                Some(path) => PathBuf::from(path),
+                None => env::current_dir()?,
+            },
+        };
+        let scratch = scratch.canonicalize()?;
+        let read = |variable, name| {
+            let path = env::var_os(variable).map_or_else(|| scratch.join(name), PathBuf::from);
+            ClassAd::read(&path).ok()
+        };
+        Ok(Job { ad: read("_CONDOR_JOB_AD", ".job.ad"), machine: read("_CONDOR_MACHINE_AD", ".machine.ad"), scratch })
+    }
+
+    /// Whether a starter runs us.
+    pub fn under_htcondor(&self) -> bool {
+        self.ad.is_some()
+    }
+
+    /// The exit code that HTCondor takes for a checkpoint, if the job promises one.
+    pub fn checkpoint_code(&self) -> Option<u8> {
+        let ad = self.ad.as_ref()?;
+        // WantFTOnCheckpoint alone makes a plain exit 0 "the checkpoint"; nobody wants that (htcondor-facts, 1).
+        if ad.boolean("WantFTOnCheckpoint") == Some(false) {
+            return None;
+        }
+        ad.integer("SuccessCheckpointExitCode").and_then(|code| u8::try_from(code).ok()).filter(|&code| code != 0)
+    }
+
+    /// The signal that `kill_sig` names.
+    pub fn kill_signal(&self) -> Option<Signal> {
+        signal_attribute(self.ad.as_ref()?, "KillSig")
+    }
+
+    /// The signal by which the startd asks for a periodic checkpoint.
+    pub fn checkpoint_signal(&self) -> Option<Signal> {
+        let ad = self.ad.as_ref()?;
+        (ad.boolean("WantCheckpointSignal") == Some(true)).then(|| signal_attribute(ad, "CheckpointSig"))?
+    }
+
+    /// `cluster.proc`, if the ad has them.
+    pub fn id(&self) -> Option<String> {
+        let ad = self.ad.as_ref()?;
+        Some(format!("{}.{}", ad.integer("ClusterId")?, ad.integer("ProcId")?))
+    }
+}
+
+/// A signal by name, with or without SIG, or by number.
+pub fn parse_signal(text: &str) -> Option<Signal> {
+    let text = text.trim();
+    if let Ok(number) = text.parse::<i32>() {
+        return Signal::try_from(number).ok();
+    }
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    name.parse().ok()
+}
+
+fn signal_attribute(ad: &ClassAd, name: &str) -> Option<Signal> {
+    parse_signal(&ad.literal(name)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(text: &str) -> Job {
+        Job { scratch: "/".into(), ad: Some(ClassAd::parse(text)), machine: None }
+    }
+
+    #[test]
+    fn the_checkpoint_code_is_only_what_the_ad_promises() {
+        assert_eq!(job("SuccessCheckpointExitCode = 77").checkpoint_code(), Some(77));
+        assert_eq!(job("SuccessCheckpointExitCode = 0").checkpoint_code(), None);
+        assert_eq!(job("SuccessCheckpointExitCode = 256").checkpoint_code(), None);
+        assert_eq!(job("WantFTOnCheckpoint = true").checkpoint_code(), None);
+    }
+
+    #[test]
+    fn signals_by_name_and_number() {
+        assert_eq!(job("KillSig = \"SIGTSTP\"").kill_signal(), Some(Signal::SIGTSTP));
+        assert_eq!(job("KillSig = 15").kill_signal(), Some(Signal::SIGTERM));
+        assert_eq!(parse_signal("usr2"), Some(Signal::SIGUSR2));
+        assert_eq!(parse_signal("nonsense"), None);
+        let asked = job("WantCheckpointSignal = true\nCheckpointSig = \"SIGUSR1\"");
+        assert_eq!(asked.checkpoint_signal(), Some(Signal::SIGUSR1));
+        assert_eq!(job("CheckpointSig = \"SIGUSR1\"").checkpoint_signal(), None);
+    }
+}

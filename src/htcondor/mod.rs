@@ -1,0 +1,7 @@
+//! What HTCondor says and wants: the job ad and the machine ad, the environment that a starter makes.
+
+pub mod classad;
+pub mod job;
+
+pub use classad::ClassAd;
+pub use job::Job;

@@ -1,0 +1,329 @@
+//! Flags, environment, job ad and TOML files → one `Settings` value, resolved once.
+//!
+//! Every source is first a [`Layer`] of texts by key, with the words that name it; the strongest layer that has a key
+//! wins; then each text is read into its type, and an error names the source that the text came from.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::checkpoint::archive::Compression;
+use crate::exit::Failure;
+use crate::htcondor::job::parse_signal;
+use crate::htcondor::{ClassAd, Job};
+use crate::sandbox::Network;
+
+/// Every setting: its key in TOML, and what it means. As an environment variable it is `CONDOR_CRIU_` and the key in
+/// capitals, in a job ad `Criu` and the key in camel case (`+CriuInterval = "1h"`).
+pub const KEYS: &[(&str, &str)] = &[
+    ("criu", "the criu executable, or a folder with criu and its libraries"),
+    ("interval", "how often to checkpoint while running: a duration, \"auto\" or \"never\""),
+    ("mean_time_between_evictions", "for interval = \"auto\": a duration"),
+    ("checkpoint_share", "for interval = \"auto\": the part of the time that checkpoints may cost, 0 to 1"),
+    ("first_checkpoint", "when the first checkpoint comes at the latest: a duration or \"never\""),
+    ("compression", "\"auto\", \"none\", \"zstd\", \"zstd:LEVEL\" or \"gzip\""),
+    ("threads", "threads for packing; 0 means as many as the slot has cpus"),
+    ("job_dir", "where the scratch directory is inside the sandbox"),
+    ("network", "\"host\" or \"private\""),
+    ("vacate_signals", "signals that mean: save and leave"),
+    ("checkpoint_signals", "signals that mean: save and go on"),
+    ("dump_timeout", "how long criu may take to save: a duration"),
+    ("restore_timeout", "how long criu may take to restore: a duration"),
+    ("log_level", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
+];
+
+/// The settings file in the scratch directory.
+pub const JOB_FILE: &str = "condor-criu.toml";
+/// The settings file of the host.
+pub const HOST_FILE: &str = "/etc/condor-criu/config.toml";
+
+/// HTCondor restarts a job in place in well under a second, but the upload that precedes it is paid by the access
+/// point; nobody should make it do so more often.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The texts of one source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layer {
+    /// Names the source in an error.
+    pub origin: String,
+    /// key → text
+    pub values: BTreeMap<String, String>,
+}
+
+/// When to checkpoint while running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interval {
+    /// Only at a vacate or when asked.
+    Never,
+    /// Again and again after this much running.
+    Every(Duration),
+    /// Daly's optimum from what a checkpoint costs and how often jobs are evicted.
+    Auto,
+}
+
+/// The resolved settings.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// See [`KEYS`].
+    pub criu: Option<PathBuf>,
+    /// See [`KEYS`].
+    pub interval: Interval,
+    /// See [`KEYS`].
+    pub mean_time_between_evictions: Duration,
+    /// See [`KEYS`].
+    pub checkpoint_share: f64,
+    /// See [`KEYS`].
+    pub first_checkpoint: Option<Duration>,
+    /// See [`KEYS`].
+    pub compression: Compression,
+    /// See [`KEYS`]; 0 is resolved where threads are made.
+    pub threads: usize,
+    /// See [`KEYS`].
+    pub job_dir: PathBuf,
+    /// See [`KEYS`].
+    pub network: Network,
+    /// See [`KEYS`].
+    pub vacate_signals: Vec<Signal>,
+    /// See [`KEYS`].
+    pub checkpoint_signals: Vec<Signal>,
+    /// See [`KEYS`]; `None` means by the size of the payload.
+    pub dump_timeout: Option<Duration>,
+    /// See [`KEYS`]; `None` means by the size of the checkpoint.
+    pub restore_timeout: Option<Duration>,
+    /// See [`KEYS`].
+    pub log_level: tracing::Level,
+}
+
+impl Settings {
+    /// Resolves the settings of a job. `flags` are what the command line says, `config` the file that `--config` names.
+    pub fn resolve(flags: Layer, config: Option<&Path>, job: &Job) -> Result<Settings, Failure> {
+        let mut layers = vec![flags, environment(std::env::vars())];
+        if let Some(ad) = &job.ad {
+            layers.push(job_ad(ad));
+        }
+        match config {
+            Some(path) => layers.push(file(path)?),
+            None => layers.extend(file_if_there(&job.scratch.join(JOB_FILE))?),
+        }
+        layers.extend(file_if_there(Path::new(HOST_FILE))?);
+        from_layers(&layers, job)
+    }
+}
+
+/// `CONDOR_CRIU_INTERVAL=1h` → interval. Other variables with that prefix are not ours to judge.
+fn environment(variables: impl Iterator<Item = (String, String)>) -> Layer {
+    let values = variables.filter_map(|(name, value)| {
+        let key = name.strip_prefix("CONDOR_CRIU_")?.to_ascii_lowercase();
+        KEYS.iter().any(|(known, _)| *known == key).then_some((key, value))
+    });
+    Layer { origin: "the environment".into(), values: values.collect() }
+}
+
+/// `CriuInterval = "1h"` → interval.
+fn job_ad(ad: &ClassAd) -> Layer {
+    let values = KEYS.iter().filter_map(|(key, _)| {
+        let camel: String = key.split('_').map(capitalised).collect();
+        Some(((*key).to_owned(), ad.literal(&format!("Criu{camel}"))?))
+    });
+    Layer { origin: "the job ad".into(), values: values.collect() }
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
+}
+
+fn file_if_there(path: &Path) -> Result<Option<Layer>, Failure> {
+    if path.exists() { file(path).map(Some) } else { Ok(None) }
+}
+
+fn file(path: &Path) -> Result<Layer, Failure> {
+    let what = format!("cannot read the settings in {}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::start(&*what, error))?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| Failure::start(&*what, error.message()))?;
+    let mut values = BTreeMap::new();
+    for (key, value) in table {
+        if !KEYS.iter().any(|(known, _)| *known == key) {
+            let known: Vec<&str> = KEYS.iter().map(|(known, _)| *known).collect();
+            return Err(Failure::start(&*what, format!("there is no setting `{key}`"))
+                .with_remedy(format!("the settings are {}", known.join(", "))));
+        }
+        let text = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Float(number) => number.to_string(),
+            toml::Value::Boolean(flag) => flag.to_string(),
+            toml::Value::Array(items) => items
+                .iter()
+                .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+                .collect::<Vec<_>>()
+                .join(","),
+            other => return Err(Failure::start(&*what, format!("`{key}` cannot be a {}", other.type_str()))),
+        };
+        values.insert(key, text);
+    }
+    Ok(Layer { origin: path.display().to_string(), values })
+}
+
+fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
+    let read = Reading { layers };
+    let mut vacate_signals = vec![Signal::SIGTERM, Signal::SIGTSTP];
+    vacate_signals.extend(job.kill_signal());
+    let mut checkpoint_signals = vec![Signal::SIGUSR2];
+    checkpoint_signals.extend(job.checkpoint_signal());
+    Ok(Settings {
+        criu: read.get("criu", |text| Ok(PathBuf::from(text)))?,
+        interval: read.get("interval", interval)?.unwrap_or(Interval::Auto),
+        mean_time_between_evictions: read
+            .get("mean_time_between_evictions", duration)?
+            .unwrap_or(crate::supervise::policy::MEAN_TIME_BETWEEN_EVICTIONS),
+        checkpoint_share: read.get("checkpoint_share", share)?.unwrap_or(crate::supervise::policy::SHARE_MAX),
+        first_checkpoint: read
+            .get("first_checkpoint", |text| Ok(if text == "never" { None } else { Some(duration(text)?) }))?
+            .unwrap_or(Some(crate::supervise::policy::FIRST_CHECKPOINT)),
+        compression: read.get("compression", compression)?.unwrap_or(Compression::Auto),
+        threads: read.get("threads", |text| text.parse().map_err(|_| "not a number of threads".into()))?.unwrap_or(0),
+        job_dir: read.get("job_dir", job_dir)?.unwrap_or_else(|| "/job".into()),
+        network: read.get("network", network)?.unwrap_or_default(),
+        vacate_signals: read.get("vacate_signals", signals)?.unwrap_or(vacate_signals),
+        checkpoint_signals: read.get("checkpoint_signals", signals)?.unwrap_or(checkpoint_signals),
+        dump_timeout: read.get("dump_timeout", duration)?,
+        restore_timeout: read.get("restore_timeout", duration)?,
+        log_level: read
+            .get("log_level", |text| text.parse().map_err(|_| "not a level of the log".into()))?
+            .unwrap_or(tracing::Level::INFO),
+    })
+}
+
+struct Reading<'a> {
+    layers: &'a [Layer],
+}
+
+impl Reading<'_> {
+    fn get<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, Failure> {
+        let Some((layer, text)) = self.layers.iter().find_map(|layer| Some((layer, layer.values.get(key)?))) else {
+            return Ok(None);
+        };
+        match parse(text.trim()) {
+            Ok(value) => Ok(Some(value)),
+            Err(why) => {
+                let meaning = KEYS.iter().find(|(known, _)| *known == key).map_or("", |(_, meaning)| meaning);
+                Err(Failure::start(format!("cannot use {key} = \"{text}\" from {}", layer.origin), why)
+                    .with_remedy(format!("{key} is {meaning}")))
+            }
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    // A bare number means seconds, as everywhere in HTCondor.
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text).map_err(|error| format!("not a duration such as 90s, 15min or 1h: {error}"))
+}
+
+fn interval(text: &str) -> Result<Interval, String> {
+    match text {
+        "auto" => Ok(Interval::Auto),
+        "never" => Ok(Interval::Never),
+        _ => match duration(text)? {
+            short if short < SHORTEST_INTERVAL => {
+                Err(format!("shorter than {}", humantime::format_duration(SHORTEST_INTERVAL)))
+            }
+            long => Ok(Interval::Every(long)),
+        },
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|share| *share > 0.0 && *share < 1.0).ok_or_else(|| "not between 0 and 1".to_owned())
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    match text {
+        "host" => Ok(Network::Host),
+        "private" => Ok(Network::Private),
+        _ => Err("neither \"host\" nor \"private\"".into()),
+    }
+}
+
+fn compression(text: &str) -> Result<Compression, String> {
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+/// One name below the root: the sandbox's root is ours, what is below a bound directory is not.
+fn job_dir(text: &str) -> Result<PathBuf, String> {
+    let taken = ["bin", "dev", "etc", "lib", "lib64", "proc", "run", "sbin", "sys", "tmp", "usr", "var", ".", ".."];
+    match text.strip_prefix('/') {
+        Some(name) if !name.is_empty() && !name.contains('/') && !taken.contains(&name) => Ok(text.into()),
+        _ => Err("not one name below the root, such as /job, or one that the system needs".into()),
+    }
+}
+
+fn signals(text: &str) -> Result<Vec<Signal>, String> {
+    let names = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|name| !name.is_empty());
+    names
+        .map(|name| match parse_signal(name) {
+            None => Err(format!("there is no signal {name}")),
+            Some(Signal::SIGKILL | Signal::SIGSTOP) => Err(format!("{name} cannot be caught")),
+            Some(signal) => Ok(signal),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(origin: &str, values: &[(&str, &str)]) -> Layer {
+        let values = values.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
+        Layer { origin: origin.into(), values }
+    }
+
+    fn job() -> Job {
+        Job { scratch: "/".into(), ad: None, machine: None }
+    }
+
+    #[test]
+    fn the_strongest_layer_wins_and_an_error_names_its_source() {
+        let layers =
+            [layer("a flag", &[("interval", "90s")]), layer("the job ad", &[("interval", "x"), ("network", "y")])];
+        let failure = from_layers(&layers, &job()).unwrap_err().to_string();
+        assert!(failure.contains("network = \"y\" from the job ad"), "{failure}");
+        let settings = from_layers(&layers[..1], &job()).unwrap();
+        assert_eq!(settings.interval, Interval::Every(Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn every_source_spells_the_same_setting() {
+        let from_env = environment([("CONDOR_CRIU_RESTORE_TIMEOUT".to_owned(), "2min".to_owned())].into_iter());
+        assert_eq!(from_env.values["restore_timeout"], "2min");
+        let from_ad = job_ad(&ClassAd::parse("CriuRestoreTimeout = 120\nCriuUnknown = 1"));
+        assert_eq!(from_ad.values["restore_timeout"], "120");
+        assert_eq!(from_ad.values.len(), 1);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for (key, text) in [
+            ("interval", "0s"),
+            ("job_dir", "/etc"),
+            ("job_dir", "job"),
+            ("job_dir", "/a/b"),
+            ("vacate_signals", "SIGKILL"),
+            ("checkpoint_share", "1.5"),
+            ("compression", "lzma"),
+        ] {
+            assert!(from_layers(&[layer("a flag", &[(key, text)])], &job()).is_err(), "{key} = {text}");
+        }
+    }
+
+    #[test]
+    fn the_job_ad_s_kill_signal_is_a_vacate_signal() {
+        let job = Job { ad: Some(ClassAd::parse("KillSig = \"SIGUSR1\"")), ..job() };
+        assert!(from_layers(&[], &job).unwrap().vacate_signals.contains(&Signal::SIGUSR1));
+    }
+}

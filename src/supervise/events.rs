@@ -1,0 +1,62 @@
+//! Everything that can happen to a supervisor, in one enum and one channel.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use crossbeam_channel::Sender;
+
+use super::bring_back::Unpacked;
+use super::save::Committed;
+use crate::sandbox;
+
+/// What happened.
+pub enum Event {
+    /// A signal came.
+    Signal(i32),
+    /// The sandbox's init says something.
+    Sandbox(sandbox::Event),
+    /// The init is gone.
+    SandboxGone,
+    /// The checkpoint's files are in place.
+    Unpacked(Result<Unpacked, String>),
+    /// The checkpoint is committed, or why not.
+    Packed(Result<Box<Committed>, String>),
+}
+
+/// A thread that turns signals into events. `signals` has been collecting them since the start.
+pub fn watch_signals(mut signals: signal_hook::iterator::Signals, events: Sender<Event>) -> std::io::Result<()> {
+    spawn("signals", move || {
+        for number in signals.forever() {
+            if events.send(Event::Signal(number)).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// A thread that hears the sandbox's init.
+pub fn watch_sandbox(socket: OwnedFd, events: Sender<Event>) -> std::io::Result<()> {
+    spawn("sandbox", move || {
+        loop {
+            let event = match sandbox::receive(socket.as_fd()) {
+                Ok(Some((event, _))) => Event::Sandbox(event),
+                Ok(None) => Event::SandboxGone,
+                Err(error) => {
+                    tracing::error!("cannot hear the sandbox: {error}");
+                    Event::SandboxGone
+                }
+            };
+            let last = matches!(event, Event::SandboxGone);
+            if events.send(event).is_err() || last {
+                return;
+            }
+        }
+    })
+}
+
+/// Bytes. Our threads do little; the default of 2 MiB each would count as memory of the job where limits are strict.
+const STACK: usize = 256 * 1024;
+
+/// A thread with a small stack that nobody waits for: it ends with the process.
+pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
+}

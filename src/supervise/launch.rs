@@ -1,0 +1,230 @@
+//! From flags, ads and files to a sandbox that stands: everything that must be known before the first event.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::{getegid, geteuid};
+
+use super::bring_back::{self, Opened};
+use super::streams::{self, Stream};
+use super::{environment, journal};
+use crate::checkpoint::archive::Compression;
+use crate::checkpoint::{NotCarried, commit};
+use crate::criu::{self, Criu, find};
+use crate::exit::{Exit, Failure};
+use crate::htcondor::Job;
+use crate::sandbox::{
+    CRIU_DIR, Command, Identity, Plan, STATE_DIR, Sandbox, SandboxError, inside, supplementary_groups,
+};
+use crate::settings::{Layer, Settings};
+
+/// What `condor-criu run` was told on its command line.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Settings among the flags.
+    pub flags: Layer,
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// `--scratch`
+    pub scratch: Option<PathBuf>,
+    /// The payload and its arguments.
+    pub command: Vec<OsString>,
+}
+
+/// Everything that a supervisor starts with.
+pub struct Launch {
+    /// The job.
+    pub job: Job,
+    /// The settings.
+    pub settings: Settings,
+    /// Which criu.
+    pub criu: Criu,
+    /// The standard streams.
+    pub streams: [Stream; 3],
+    /// What stays out of checkpoints.
+    pub not_carried: NotCarried,
+    /// Who the payload is.
+    pub identity: Identity,
+    /// The groups that it sees.
+    pub groups: Vec<u32>,
+    /// The checkpoint file.
+    pub checkpoint: PathBuf,
+    /// What to restore, if there is something.
+    pub opened: Option<Opened>,
+    /// Name of the program, for the manifest.
+    pub program: String,
+    /// What the init knows.
+    pub plan: Plan,
+}
+
+/// Name of the checkpoint file in the scratch directory.
+pub fn checkpoint_name(compression: Compression) -> &'static str {
+    match compression {
+        Compression::Gzip { .. } => "criu-checkpoint.tar.gz",
+        _ => "criu-checkpoint.tar.zst",
+    }
+}
+
+/// Reads, checks and decides; makes nothing but our directory and the placeholders.
+pub fn prepare(options: &RunOptions) -> Result<Launch, Failure> {
+    let job = Job::from_environment(options.scratch.as_deref())
+        .map_err(|error| Failure::start("cannot use the scratch directory", error))?;
+    let (Some(program), arguments) = (options.command.first(), options.command.get(1..).unwrap_or_default()) else {
+        return Err(Failure::start("cannot run", "no program is named")
+            .with_remedy("condor-criu run [OPTIONS] -- PROGRAM [ARG…]"));
+    };
+    let settings = Settings::resolve(options.flags.clone(), options.config.as_deref(), &job)?;
+    let checkpoint = job.scratch.join(checkpoint_name(settings.compression));
+    // Before anything else can fail: a listed file that is missing would put the job on hold.
+    let unwritable = |error: std::io::Error| {
+        Failure::start(format!("cannot write to the scratch directory {}", job.scratch.display()), error)
+            .with_remedy("checkpoints are written there; name another directory with --scratch")
+    };
+    commit::placeholder(&checkpoint).map_err(unwritable)?;
+    journal::open(&job.scratch, settings.log_level).map_err(unwritable)?;
+    journal::say_where(&job, &settings);
+
+    let opened = bring_back::open(&checkpoint)?;
+    let criu = criu::find(settings.criu.as_deref(), &job.scratch)
+        .map_err(|error| Failure::start("cannot checkpoint anything here", &error).with_remedy(error.remedy()))?;
+    if criu.version < find::TESTED {
+        tracing::warn!(
+            "CRIU {} fails on every socket with kernel 6.18 and on guard pages; use {}",
+            criu.version,
+            find::TESTED
+        );
+    }
+
+    let streams = streams::of_this_process(&job.scratch);
+    let stream_files = streams.iter().filter_map(|stream| match stream {
+        // stdin is an input like any other
+        Stream::File(path) => Some(path.as_path()),
+        _ => None,
+    });
+    let ours = [Path::new(journal::NAME), Path::new(checkpoint_name(settings.compression))];
+    let not_carried =
+        NotCarried::new(ours.into_iter().chain(stream_files.skip(usize::from(matches!(streams[0], Stream::File(_))))));
+
+    let (outer_uid, outer_gid) = (geteuid(), getegid());
+    let inner = opened.as_ref().map(|opened| (opened.manifest.identity.uid, opened.manifest.identity.gid));
+    let (inner_uid, inner_gid) = inner.unwrap_or((outer_uid.as_raw(), outer_gid.as_raw()));
+    let identity = Identity { inner_uid, inner_gid, outer_uid, outer_gid };
+    let groups = groups_inside(&identity)?;
+    if let Some(why) = opened.as_ref().and_then(|opened| bring_back::refusal(&opened.manifest, &groups)) {
+        return Err(Failure::start("cannot restore on this host", why)
+            .with_remedy("let the job run where its user is in the same groups")
+            .with_exit(Exit::CannotRestoreHere));
+    }
+
+    let state_dir = job.scratch.join(STATE_DIR);
+    make_state_dir(&state_dir).map_err(unwritable)?;
+    let job_dir = opened.as_ref().map_or_else(|| settings.job_dir.clone(), |opened| opened.manifest.job_dir.clone());
+    let network = opened.as_ref().map_or(settings.network, |opened| opened.manifest.network);
+    let payload = opened.is_none().then(|| command(program, arguments, &job, &job_dir, &streams));
+    let reaper = opened.as_ref().map_or_else(|| Plan::built_in_reaper().to_vec(), |opened| opened.reaper.clone());
+    let plan = Plan {
+        scratch: job.scratch.clone(),
+        job_dir,
+        identity,
+        network,
+        criu_dir: criu.directory.clone(),
+        criu_command: criu.command(Path::new(CRIU_DIR)),
+        reaper,
+        binds: Vec::new(),
+        payload,
+    };
+    let program = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
+    Ok(Launch { job, settings, criu, streams, not_carried, identity, groups, checkpoint, opened, program, plan })
+}
+
+impl Launch {
+    /// Makes the sandbox. This process must have one thread.
+    pub fn sandbox(&self) -> Result<Sandbox, Failure> {
+        Sandbox::create(&self.plan).map_err(|error| {
+            let remedy = remedy(&error);
+            let failure = Failure::start("cannot make the sandbox", error);
+            // The checkpoint is whole; another host may have what this one lacks.
+            let failure = if self.opened.is_some() { failure.with_exit(Exit::CannotRestoreHere) } else { failure };
+            match remedy {
+                Some(remedy) => failure.with_remedy(remedy),
+                None => failure,
+            }
+        })
+    }
+}
+
+/// What an administrator or the user can do about a sandbox that cannot be made.
+pub fn remedy(error: &SandboxError) -> Option<&'static str> {
+    match error {
+        SandboxError::Namespaces(Errno::ENOSPC | Errno::EUSERS) => Some(
+            "user namespaces are used up or forbidden here: the administrator raises sysctl user.max_user_namespaces",
+        ),
+        SandboxError::Namespaces(Errno::EPERM | Errno::EACCES) => Some(
+            "user namespaces are forbidden here: by sysctl kernel.unprivileged_userns_clone = 0, by AppArmor \
+             (kernel.apparmor_restrict_unprivileged_userns = 1), by a container's seccomp filter, or because this is a chroot",
+        ),
+        SandboxError::Step { step, .. } if step.contains("/proc") => Some(
+            "parts of /proc are masked, as Docker and Kubernetes do: the administrator sets systempaths=unconfined (Docker, \
+             Podman) or procMount: Unmasked (Kubernetes)",
+        ),
+        SandboxError::Step { step, errno: Errno::EPERM }
+            if step.starts_with("deny setgroups") || step.starts_with("map ") =>
+        {
+            Some(
+                "user namespaces are restricted here (AppArmor on Ubuntu 24.04): the administrator allows them for condor-criu",
+            )
+        }
+        _ => None,
+    }
+}
+
+/// The supplementary groups as the sandbox will show them: the mapped one by its inner number, others as the overflow
+/// gid (user_namespaces(7)).
+fn groups_inside(identity: &Identity) -> Result<Vec<u32>, Failure> {
+    /// /proc/sys/kernel/overflowgid
+    const OVERFLOW_GID: u32 = 65534;
+    let groups = supplementary_groups().map_err(|error| Failure::start("cannot read this user's groups", error))?;
+    let outer = identity.outer_gid.as_raw();
+    Ok(groups.into_iter().map(|group| if group == outer { identity.inner_gid } else { OVERFLOW_GID }).collect())
+}
+
+/// Our directory, empty but for what the sandbox binds.
+fn make_state_dir(path: &Path) -> std::io::Result<()> {
+    if path.symlink_metadata().is_ok() {
+        fs::remove_dir_all(path)?;
+    }
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(0o700).create(path)?;
+    builder.mode(0o700).create(path.join("work"))?;
+    builder.create(path.join("images"))?;
+    for name in ["tmp", "vartmp"] {
+        builder.mode(0o1777).create(path.join(name))?;
+        // mkdir(2) obeys the umask; a /tmp must not.
+        fs::set_permissions(path.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o1777))?;
+    }
+    Ok(())
+}
+
+fn command(program: &OsString, arguments: &[OsString], job: &Job, job_dir: &Path, streams: &[Stream; 3]) -> Command {
+    let named = std::env::var_os("_CONDOR_SCRATCH_DIR").map(PathBuf::from);
+    let names: Vec<&Path> = named.as_deref().into_iter().chain([job.scratch.as_path()]).collect();
+    let here = std::env::current_dir().unwrap_or_else(|_| job.scratch.clone());
+    // What is neither in the scratch directory nor anywhere that the sandbox shows becomes the job's directory.
+    let hidden = ["/tmp", "/var/tmp", "/proc"].iter().any(|place| here.starts_with(place));
+    let directory = inside(&here, &job.scratch, job_dir)
+        .unwrap_or_else(|| if hidden { job_dir.to_path_buf() } else { here.clone() });
+    let path = Path::new(program);
+    let program =
+        names.iter().find_map(|scratch| inside(path, scratch, job_dir)).map_or_else(|| program.clone(), Into::into);
+    Command {
+        program,
+        arguments: arguments.to_vec(),
+        environment: environment::payload(std::env::vars_os(), &names, job_dir, &directory),
+        directory,
+        stdio: streams::inside_sandbox(streams, job_dir),
+        ignore_sigpipe: job.under_htcondor(),
+    }
+}

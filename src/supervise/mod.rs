@@ -1,0 +1,47 @@
+//! `condor-criu run`: start or restore, supervise, checkpoint.
+//!
+//! The way: [`launch`] decides everything, the sandbox is made, then one loop ([`supervisor`]) answers one enum of events
+//! ([`events`]) with one enum of states, until there is an exit status. [`save`] and [`bring_back`] do the long work in
+//! threads, [`policy`] says when.
+
+pub mod bring_back;
+mod checkpointing;
+mod environment;
+mod events;
+pub mod journal;
+pub mod launch;
+pub mod policy;
+pub mod save;
+mod streams;
+mod supervisor;
+
+use signal_hook::iterator::Signals;
+
+pub use launch::RunOptions;
+
+use crate::exit::{Exit, Failure};
+use supervisor::Supervisor;
+
+/// The whole life of one `condor-criu run`.
+pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
+    // First of all: a signal that comes while we start is kept and answered, not fatal.
+    let signals = Signals::new(caught()).map_err(|error| Failure::start("cannot catch signals", error))?;
+    let result = launch::prepare(options).and_then(|launch| Supervisor::start(launch, signals)?.run());
+    match &result {
+        Ok(exit) => tracing::info!(?exit, "ending"),
+        Err(failure) => tracing::error!("{failure}"),
+    }
+    result
+}
+
+/// Every signal that can be caught and has a meaning for a payload. Which of them mean a vacate or a checkpoint is a
+/// setting; the others are passed on.
+fn caught() -> Vec<i32> {
+    use libc::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGPWR, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU};
+    use libc::{SIGURG, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU, SIGXFSZ};
+    let named = [
+        SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGPWR, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG,
+        SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU, SIGXFSZ,
+    ];
+    named.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX()).collect()
+}

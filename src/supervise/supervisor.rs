@@ -1,0 +1,425 @@
+//! The event loop: one enum of events, one enum of states, deadlines instead of sleeps.
+
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use nix::sys::signal::Signal;
+use signal_hook::iterator::Signals;
+
+use super::bring_back::{self, Unpacked};
+use super::events::{self, Event};
+use super::launch::Launch;
+use super::streams::{Relays, Stream};
+use crate::checkpoint::manifest::{History, Tree};
+use crate::checkpoint::{Inputs, Reason};
+use crate::criu::{command, log};
+use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended, Exit, Failure};
+use crate::sandbox::{self, ClockOffsets, ClockReadings, CriuJob, Request, STATE_DIR, Sandbox};
+
+/// Bytes a second that even a slow disk and a busy processor manage; it only decides when criu is given up.
+const SLOW: u64 = 20_000_000;
+/// Given to criu whatever the size.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the supervisor is in the life of the job.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum State {
+    /// The payload has been asked for and does not run yet.
+    Starting,
+    /// The checkpoint's files are being put back.
+    Unpacking,
+    /// criu is restoring.
+    Restoring,
+    /// The payload runs.
+    Running,
+    /// criu is saving.
+    Dumping { reason: Reason, began: Instant },
+    /// The payload is stopped, the archive is being written.
+    Packing { reason: Reason, began: Instant },
+}
+
+pub(super) struct Supervisor {
+    pub(super) launch: Launch,
+    pub(super) sandbox: Sandbox,
+    pub(super) relays: Relays,
+    pub(super) inputs: Arc<Mutex<Inputs>>,
+    events: Receiver<Event>,
+    pub(super) sender: Sender<Event>,
+    pub(super) state: State,
+    pub(super) tree: Option<Tree>,
+    /// The last committed generation; 0 before the first.
+    pub(super) generation: u64,
+    pub(super) history: History,
+    pub(super) offsets: ClockOffsets,
+    /// When criu is given up.
+    pub(super) deadline: Option<Instant>,
+    /// When the next checkpoint is due.
+    pub(super) next_checkpoint: Option<Instant>,
+    /// The signal that asked us to leave.
+    pub(super) vacate: Option<Signal>,
+    /// Dumps that failed since the last one that did not.
+    pub(super) failures: u32,
+    /// Resident memory of the payload when the last dump began, in bytes.
+    pub(super) resident: u64,
+    running_since: Option<Instant>,
+    started: Instant,
+}
+
+/// The loop goes on, or this is the end.
+pub(super) type Step = Option<Result<Exit, Failure>>;
+
+impl Supervisor {
+    pub(super) fn start(launch: Launch, signals: Signals) -> Result<Supervisor, Failure> {
+        let cannot = |error: std::io::Error| Failure::start("cannot start", error);
+        let relayed: Vec<u8> = match &launch.opened {
+            // What the payload has open are the pipes of its first start.
+            Some(opened) => opened.manifest.relayed.clone(),
+            None => (0..3).filter(|number| launch.streams[usize::from(*number)] == Stream::Relayed).collect(),
+        };
+        let pipes = Relays::prepare(&relayed, &launch.job.scratch).map_err(cannot)?;
+        let inputs = match &launch.opened {
+            Some(_) => Inputs::default(),
+            None => Inputs::at_first_start(&launch.job.scratch, &launch.not_carried).map_err(cannot)?,
+        };
+        let sandbox = launch.sandbox()?;
+        // Threads only from here on: the init is a copy of this process.
+        let (sender, events) = crossbeam_channel::unbounded();
+        events::watch_signals(signals, sender.clone()).map_err(cannot)?;
+        events::watch_sandbox(sandbox.events().map_err(cannot)?, sender.clone()).map_err(cannot)?;
+        let relays = Relays::start(pipes).map_err(cannot)?;
+        let history = launch.opened.as_ref().map(|opened| opened.manifest.history).unwrap_or_default();
+        let generation = launch.opened.as_ref().map_or(0, |opened| opened.manifest.generation);
+        Ok(Supervisor {
+            launch,
+            sandbox,
+            relays,
+            inputs: Arc::new(Mutex::new(inputs)),
+            events,
+            sender,
+            state: State::Starting,
+            tree: None,
+            generation,
+            history,
+            offsets: ClockOffsets::default(),
+            deadline: None,
+            next_checkpoint: None,
+            vacate: None,
+            failures: 0,
+            resident: 0,
+            running_since: None,
+            started: Instant::now(),
+        })
+    }
+
+    /// Until there is an exit status.
+    pub(super) fn run(mut self) -> Result<Exit, Failure> {
+        let first = if self.launch.opened.is_some() { self.begin_unpacking() } else { self.begin_payload() };
+        let result = match first {
+            Some(result) => result,
+            None => self.listen(),
+        };
+        // Nothing of the job outlives us; only then is the last output carried.
+        self.sandbox.kill();
+        self.relays.finish();
+        if let Ok(Exit::Payload(_) | Exit::AmbiguousCode) = result {
+            clean_up(&self.launch);
+        }
+        result
+    }
+
+    fn listen(&mut self) -> Result<Exit, Failure> {
+        loop {
+            let due = [self.deadline, self.next_checkpoint].into_iter().flatten().min();
+            let event = match due {
+                Some(at) => self.events.recv_deadline(at),
+                None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let step = match event {
+                Ok(event) => self.answer(event),
+                Err(RecvTimeoutError::Timeout) => self.time_has_come(),
+                // We hold a sender ourselves.
+                Err(RecvTimeoutError::Disconnected) => Some(Err(Failure::start("cannot go on", "no events any more"))),
+            };
+            if let Some(result) = step {
+                return result;
+            }
+        }
+    }
+
+    fn answer(&mut self, event: Event) -> Step {
+        match event {
+            Event::Signal(number) => self.signalled(number),
+            Event::Sandbox(event) => self.sandbox_says(event),
+            Event::Unpacked(result) => self.unpacked(result),
+            Event::Packed(result) => self.packed(result),
+            Event::SandboxGone => {
+                tracing::error!("the sandbox was killed from outside");
+                Some(Ok(Exit::Payload(Ended::Signaled(libc::SIGKILL))))
+            }
+        }
+    }
+
+    fn sandbox_says(&mut self, event: sandbox::Event) -> Step {
+        match event {
+            sandbox::Event::Ready => None,
+            sandbox::Event::SetupFailed { step, errno } => {
+                // Only the clocks are made this late; a kernel without time namespaces is no reason not to run.
+                let errno = nix::errno::Errno::from_raw(errno);
+                tracing::warn!("cannot {step}: {errno}; the payload's monotonic clock will jump when it moves");
+                self.offsets = ClockOffsets::default();
+                None
+            }
+            sandbox::Event::Spawned { root, main } => {
+                tracing::info!(program = %self.launch.program, "the payload runs");
+                self.tree = Some(Tree { root, main });
+                self.now_running();
+                None
+            }
+            sandbox::Event::ExecFailed { errno, step } => Some(Err(self.cannot_execute(errno, &step))),
+            sandbox::Event::CriuEnded { job: CriuJob::Dump, ended, .. } => self.dumped(ended),
+            sandbox::Event::CriuEnded { job: CriuJob::Restore, ended, root } => self.restored(ended, root),
+            sandbox::Event::PayloadEnded(ended) => self.payload_ended(ended),
+        }
+    }
+
+    fn signalled(&mut self, number: i32) -> Step {
+        let known = Signal::try_from(number).ok();
+        let is = |signals: &[Signal]| known.filter(|signal| signals.contains(signal));
+        if let Some(signal) = is(&self.launch.settings.vacate_signals) {
+            return self.vacated(signal);
+        }
+        if is(&self.launch.settings.checkpoint_signals).is_some() {
+            if self.state == State::Running {
+                self.begin_checkpoint(Reason::Signal);
+            }
+            return None;
+        }
+        self.tell_init(&Request::Signal(number));
+        None
+    }
+
+    fn vacated(&mut self, signal: Signal) -> Step {
+        if self.vacate.replace(signal).is_some() {
+            return None;
+        }
+        tracing::info!(%signal, state = ?self.state, "asked to leave");
+        match self.state {
+            State::Starting => Some(Ok(Exit::Vacated(signal))),
+            // What is committed is all that there is.
+            State::Unpacking | State::Restoring => Some(Ok(self.checkpointed())),
+            State::Running => {
+                self.history.vacates += 1;
+                self.begin_checkpoint(Reason::Vacate);
+                None
+            }
+            // One is being taken; what it ends with decides.
+            State::Dumping { .. } | State::Packing { .. } => None,
+        }
+    }
+
+    fn time_has_come(&mut self) -> Step {
+        let now = Instant::now();
+        if self.deadline.is_some_and(|at| at <= now) {
+            self.deadline = None;
+            return match self.state {
+                State::Restoring => Some(Err(self.cannot_restore("criu did not end in time", None))),
+                _ => {
+                    tracing::error!("criu did not end in time and is killed");
+                    self.tell_init(&Request::KillCriu);
+                    None
+                }
+            };
+        }
+        if self.next_checkpoint.is_some_and(|at| at <= now) {
+            self.next_checkpoint = None;
+            if self.state == State::Running {
+                self.begin_checkpoint(Reason::Interval);
+            }
+        }
+        None
+    }
+
+    fn payload_ended(&mut self, ended: Ended) -> Step {
+        if let State::Packing { .. } = self.state {
+            // It was killed while it was stopped (out of memory, say). What is being packed is whole.
+            tracing::warn!("the stopped payload ended by {ended}");
+            return None;
+        }
+        tracing::info!("the payload ended by {ended}");
+        match (ended, self.launch.job.checkpoint_code()) {
+            (Ended::Exited(code), Some(reserved)) if code == reserved => {
+                tracing::error!(
+                    "the payload's own exit code {code} is the job's checkpoint_exit_code, and HTCondor would take its end \
+                     for a checkpoint: exit 1 instead; choose another checkpoint_exit_code"
+                );
+                Some(Ok(Exit::AmbiguousCode))
+            }
+            _ => Some(Ok(Exit::Payload(ended))),
+        }
+    }
+
+    fn begin_payload(&mut self) -> Step {
+        self.tell_init(&Request::Clock(self.offsets));
+        self.tell_init(&Request::Spawn);
+        let inputs = Arc::clone(&self.inputs);
+        let scratch = self.launch.job.scratch.clone();
+        // Read while the payload runs, so that a checkpoint need not wait for it.
+        let read = events::spawn("inputs", move || {
+            while inputs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).digest_one(&scratch) {}
+        });
+        read.err().map(|error| Err(Failure::start("cannot start", error)))
+    }
+
+    fn begin_unpacking(&mut self) -> Step {
+        self.state = State::Unpacking;
+        let Some(opened) = self.launch.opened.take() else { return None };
+        let manifest = &opened.manifest;
+        tracing::info!(generation = manifest.generation, reason = %manifest.reason, from = %manifest.host.name, "restoring");
+        let then = manifest.clock;
+        self.offsets = ClockReadings::now().unwrap_or(then).offsets_to(then);
+        self.tree = Some(manifest.tree);
+        let scratch = self.launch.job.scratch.clone();
+        let not_carried = self.launch.not_carried.clone();
+        let shm = self.shm_path();
+        let images = self.images_dir();
+        let threads = self.threads();
+        let sender = self.sender.clone();
+        let unpack = events::spawn("unpack", move || {
+            let result = bring_back::unpack(&opened, &scratch, &not_carried, &shm, &images, threads);
+            let _ = sender.send(Event::Unpacked(result));
+        });
+        unpack.err().map(|error| Err(Failure::start("cannot start", error)))
+    }
+
+    fn unpacked(&mut self, result: Result<Unpacked, String>) -> Step {
+        match result {
+            Err(why) => Some(Err(self.cannot_restore(&why, None))),
+            Ok(unpacked) => {
+                self.inputs = Arc::new(Mutex::new(unpacked.inputs));
+                self.state = State::Restoring;
+                let size = self.launch.checkpoint.metadata().map_or(0, |metadata| metadata.len());
+                let timeout = self.launch.settings.restore_timeout;
+                self.deadline = Some(Instant::now() + timeout.unwrap_or_else(|| patience(size)));
+                self.tell_init(&Request::Clock(self.offsets));
+                let args = self.with_places(|places| command::restore(places, self.launch.plan.network));
+                self.tell_init(&Request::Criu { job: CriuJob::Restore, args });
+                None
+            }
+        }
+    }
+
+    fn restored(&mut self, ended: Ended, root: Option<i32>) -> Step {
+        self.deadline = None;
+        let (Ended::Exited(0), Some(root), Some(tree)) = (ended, root, self.tree) else {
+            let cause = log::cause(&self.work_dir().join(command::RESTORE_LOG), &self.work_dir().join("criu.out"));
+            for line in &cause.lines {
+                tracing::error!("criu: {line}");
+            }
+            return Some(Err(self.cannot_restore(&cause.why, cause.remedy)));
+        };
+        self.tree = Some(Tree { root, ..tree });
+        self.tell_init(&Request::Adopt { main: tree.main });
+        let _ = std::fs::remove_dir_all(self.images_dir());
+        let _ = std::fs::create_dir(self.images_dir());
+        let seconds = self.started.elapsed().as_secs_f64();
+        tracing::info!(generation = self.generation, seconds, "the payload runs again");
+        self.now_running();
+        None
+    }
+
+    fn now_running(&mut self) {
+        self.state = State::Running;
+        self.running_since = Some(Instant::now());
+        self.schedule();
+    }
+
+    /// Seconds that the payload has run in this life.
+    pub(super) fn ran(&self) -> f64 {
+        self.running_since.map_or(0.0, |since| since.elapsed().as_secs_f64())
+    }
+
+    /// The end after a commit.
+    pub(super) fn checkpointed(&self) -> Exit {
+        Exit::Checkpointed(self.launch.job.checkpoint_code().unwrap_or(DEFAULT_CHECKPOINT_CODE))
+    }
+
+    pub(super) fn tell_init(&self, request: &Request) {
+        if let Err(error) = self.sandbox.request(request) {
+            // It is gone, which its own event says.
+            tracing::debug!("cannot ask the sandbox: {error}");
+        }
+    }
+
+    fn cannot_restore(&self, why: &str, remedy: Option<String>) -> Failure {
+        Failure::start("cannot restore on this host", why)
+            .with_remedy(
+                remedy.unwrap_or_else(|| "the checkpoint is intact; let the job run on another host".to_owned()),
+            )
+            .with_exit(Exit::CannotRestoreHere)
+    }
+
+    fn cannot_execute(&self, errno: i32, step: &str) -> Failure {
+        let errno = nix::errno::Errno::from_raw(errno);
+        let what = format!("cannot run {}", self.launch.program);
+        if step != "execute the program" {
+            return Failure::start(what, format!("cannot {step}: {errno}"));
+        }
+        match errno {
+            nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR => {
+                Failure::start(what, "there is no such program, or its interpreter is missing")
+                    .with_remedy("transfer it, or name one that the execution point has in PATH")
+                    .with_exit(Exit::NotFound)
+            }
+            errno => Failure::start(what, errno.desc())
+                .with_remedy("it must be executable and made for this kind of machine")
+                .with_exit(Exit::CannotExecute),
+        }
+    }
+
+    pub(super) fn work_dir(&self) -> PathBuf {
+        self.launch.job.scratch.join(STATE_DIR).join("work")
+    }
+
+    pub(super) fn images_dir(&self) -> PathBuf {
+        self.launch.job.scratch.join(STATE_DIR).join("images")
+    }
+
+    /// A path to the sandbox's `/dev/shm` from here.
+    pub(super) fn shm_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.sandbox.shm().as_raw_fd()))
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        match self.launch.settings.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        }
+    }
+
+    pub(super) fn with_places<T>(&self, make: impl FnOnce(&command::Places<'_>) -> T) -> T {
+        let state = self.launch.plan.inner_state_dir();
+        make(&command::Places {
+            images: &state.join("images"),
+            work: &state.join("work"),
+            job: &self.launch.plan.job_dir,
+        })
+    }
+}
+
+/// How long criu may take for this many bytes.
+pub(super) fn patience(bytes: u64) -> Duration {
+    PATIENCE + Duration::from_secs(bytes / SLOW)
+}
+
+/// After the payload's own end: the checkpoint is not shipped to the user, but an empty file stays where HTCondor looks.
+fn clean_up(launch: &Launch) {
+    if let Err(error) = std::fs::File::options().write(true).open(&launch.checkpoint).and_then(|file| file.set_len(0)) {
+        tracing::warn!("cannot empty the checkpoint: {error}");
+    }
+    if let Err(error) = std::fs::remove_dir_all(launch.job.scratch.join(STATE_DIR)) {
+        tracing::warn!("cannot remove {STATE_DIR}: {error}");
+    }
+}
