@@ -251,7 +251,7 @@ fn network(text: &str) -> Result<Network, String> {
 }
 
 fn compression(text: &str) -> Result<Compression, String> {
-    text.parse().map_err(|error| format!("{error}"))
+    text.parse()
 }
 
 /// One name below the root: the sandbox's root is ours, what is below a bound directory is not.

@@ -81,7 +81,7 @@ pub fn find(named: Option<&Path>, scratch: &Path) -> Result<Criu, FindError> {
     if let Some(named) = named {
         // A relative name in a submit file means the scratch directory, where HTCondor puts what it transfers.
         let path = if named.is_relative() && !named.exists() { scratch.join(named) } else { named.to_path_buf() };
-        let found = candidate(&path).ok_or_else(|| FindError::NotThere(path))?;
+        let found = candidate(&path).ok_or(FindError::NotThere(path))?;
         return probe(found.0, found.1);
     }
     let beside = env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
@@ -100,7 +100,7 @@ pub fn find(named: Option<&Path>, scratch: &Path) -> Result<Criu, FindError> {
 fn candidate(path: &Path) -> Option<(PathBuf, OsString)> {
     let path = path.canonicalize().ok()?;
     let file = if path.is_dir() { path.join("criu") } else { path };
-    file.is_file().then(|| Some((file.parent()?.to_path_buf(), file.file_name()?.to_os_string())))?
+    if file.is_file() { Some((file.parent()?.to_path_buf(), file.file_name()?.to_os_string())) } else { None }
 }
 
 fn probe(directory: PathBuf, name: OsString) -> Result<Criu, FindError> {

@@ -149,7 +149,10 @@ fn mirror(source: &Path, target: &Path) -> Result<(), StepFailed> {
     }
     let bound = mount(Some(source), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE);
     // /dev cannot be missing; its failure has a cause that the user must hear of.
-    if source == Path::new("/dev") { step("bind /dev", bound) } else { Ok(bound.unwrap_or(())) }
+    if source == Path::new("/dev") {
+        step("bind /dev", bound)?;
+    }
+    Ok(())
 }
 
 fn tmpfs(target: &Path, options: &str) -> Result<(), StepFailed> {

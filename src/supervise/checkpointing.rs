@@ -71,6 +71,7 @@ impl Supervisor {
         }
         let resident = self.sandbox.resident_bytes();
         tracing::info!(%reason, generation = self.generation + 1, resident_bytes = resident, "saving");
+        self.relays.pause();
         let began = Instant::now();
         self.state = State::Dumping { reason, began };
         self.resident = resident;
@@ -202,6 +203,7 @@ impl Supervisor {
     /// Lets the stopped tree go on.
     fn thaw(&mut self) {
         self.tell_init(&Request::Resume);
+        self.relays.resume();
         save::remove_link_remaps(&self.launch.job.scratch, &self.launch.not_carried);
         let _ = fs::remove_dir_all(self.images_dir());
         self.state = State::Running;

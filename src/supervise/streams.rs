@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use nix::fcntl::{OFlag, open};
@@ -101,11 +101,30 @@ pub fn cut_back(recorded: &[StreamFile], scratch: &Path) -> io::Result<Vec<(Path
     Ok(missing)
 }
 
+/// Lets the relays carry, or holds them back between two steps.
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    /// Waits until it is open; it stays open while the guard lives.
+    fn pass(&self) -> MutexGuard<'_, bool> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.opened.wait_while(closed, |closed| *closed).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, closed: bool) {
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+        self.opened.notify_all();
+    }
+}
+
 /// The threads that carry bytes between this process's streams and the named pipes.
 pub struct Relays {
     threads: Vec<JoinHandle<()>>,
-    /// Held while a step is carried: whoever holds it stops them all.
-    gate: Arc<Mutex<()>>,
+    gate: Arc<Gate>,
     /// Closing it tells them to carry what is left and end.
     end: Option<OwnedFd>,
 }
@@ -132,7 +151,7 @@ impl Relays {
 
     /// Begins to carry.
     pub fn start(pipes: Vec<(u8, File)>) -> io::Result<Relays> {
-        let gate = Arc::new(Mutex::new(()));
+        let gate = Arc::new(Gate::default());
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let mut threads = Vec::new();
         for (descriptor, pipe) in pipes {
@@ -154,13 +173,19 @@ impl Relays {
         Ok(Relays { threads, gate, end: Some(writer) })
     }
 
-    /// Stops carrying while the guard lives: what is in the pipes then belongs to the checkpoint.
-    pub fn pause(&self) -> MutexGuard<'_, ()> {
-        self.gate.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Stops carrying: what is in the pipes from now on belongs to the checkpoint.
+    pub fn pause(&self) {
+        self.gate.set(true);
+    }
+
+    /// Carries again.
+    pub fn resume(&self) {
+        self.gate.set(false);
     }
 
     /// Carries what is left and ends.
     pub fn finish(mut self) {
+        self.gate.set(false);
         drop(self.end.take());
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -178,11 +203,11 @@ fn wait(source: &impl AsFd, end: &OwnedFd) -> io::Result<bool> {
     Ok(watched[1].any().unwrap_or(false))
 }
 
-fn carry(mut pipe: &File, mut to: impl Write, end: &OwnedFd, gate: &Mutex<()>) -> io::Result<()> {
+fn carry(mut pipe: &File, mut to: impl Write, end: &OwnedFd, gate: &Gate) -> io::Result<()> {
     let mut buffer = vec![0; STEP];
     loop {
         let ended = wait(pipe, end)?;
-        let _held = gate.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _held = gate.pass();
         loop {
             match pipe.read(&mut buffer) {
                 Ok(0) => break,
@@ -202,7 +227,7 @@ fn carry(mut pipe: &File, mut to: impl Write, end: &OwnedFd, gate: &Mutex<()>) -
 }
 
 /// Our stdin to the payload. At its end the pipe is closed, and the payload reads the end too.
-fn feed(mut pipe: File, end: &OwnedFd, gate: &Mutex<()>) -> io::Result<()> {
+fn feed(mut pipe: File, end: &OwnedFd, gate: &Gate) -> io::Result<()> {
     let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut buffer = vec![0; STEP];
     loop {
@@ -210,7 +235,7 @@ fn feed(mut pipe: File, end: &OwnedFd, gate: &Mutex<()>) -> io::Result<()> {
             return Ok(());
         }
         let length = {
-            let _held = gate.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let _held = gate.pass();
             stdin.read(&mut buffer)?
         };
         if length == 0 {

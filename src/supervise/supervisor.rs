@@ -121,10 +121,11 @@ impl Supervisor {
             Some(result) => result,
             None => self.listen(),
         };
-        // Nothing of the job outlives us; only then is the last output carried.
+        // Nothing of the job outlives us.
         self.sandbox.kill();
-        self.relays.finish();
         if let Ok(Exit::Payload(_) | Exit::AmbiguousCode) = result {
+            // After a checkpoint, what is left in the pipes is part of it.
+            self.relays.finish();
             clean_up(&self.launch);
         }
         result
@@ -275,7 +276,7 @@ impl Supervisor {
 
     fn begin_unpacking(&mut self) -> Step {
         self.state = State::Unpacking;
-        let Some(opened) = self.launch.opened.take() else { return None };
+        let opened = self.launch.opened.take()?;
         let manifest = &opened.manifest;
         tracing::info!(generation = manifest.generation, reason = %manifest.reason, from = %manifest.host.name, "restoring");
         let then = manifest.clock;
