@@ -35,7 +35,7 @@ pub mod writer;
 mod tests;
 
 pub use error::ArchiveError;
-//pub use extract::{Existing, ExtractOptions, Extracted};
+pub use extract::{Existing, ExtractOptions, Extracted, extract};
 pub use format::{Extent, Kind, Member, Mtime};
 pub use frame::Compression;
 pub use member::{MemberReader, Piece};
