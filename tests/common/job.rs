@@ -209,7 +209,11 @@ impl<'p> Job<'p> {
             };
             if over || Instant::now() > deadline {
                 let why = if over { "it never will" } else { "the time is over" };
-                panic!("job {}: {condition:?} is not true and {why}; it is {state:?}\n{}", self.cluster, self.log_text());
+                panic!(
+                    "job {}: {condition:?} is not true and {why}; it is {state:?}\n{}",
+                    self.cluster,
+                    self.log_text()
+                );
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -220,7 +224,8 @@ impl<'p> Job<'p> {
             Condition::RunningOn(host) => *state == State::Running(*host),
             Condition::Starts(count) => self.count(|event| event.code == 1) >= *count,
             Condition::Uploads(count) => {
-                self.count(|event| event.code == 40 && event.text.contains("Finished transferring output files")) >= *count
+                self.count(|event| event.code == 40 && event.text.contains("Finished transferring output files"))
+                    >= *count
             }
             Condition::Scratch(file, text) => match state {
                 State::Running(host) => self.scratch(*host, file).is_some_and(|found| found.contains(text.as_str())),

@@ -187,8 +187,9 @@ impl Pool {
 
     #[track_caller]
     fn pool(&self, name: &str, arguments: &[&str], input: &str) {
-        let outcome = run(self.command(name, arguments), input);
-        assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+        if let Err(error) = run(self.command(name, arguments), input) {
+            panic!("{error}");
+        }
     }
 }
 
@@ -199,7 +200,7 @@ impl Drop for Pool {
         }
         let test = std::thread::current().name().unwrap_or("test").replace("::", "-");
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../pool-logs").join(format!("{test}-{seconds}"));
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pool-logs").join(format!("{test}-{seconds}"));
         match run(self.command("logs", &[&folder.to_string_lossy()]), "") {
             Ok(()) => eprintln!("the pool's logs are in {}", folder.display()),
             Err(error) => eprintln!("the pool's logs could not be kept: {error}"),
@@ -213,7 +214,7 @@ impl Hosts {
         let folder = tempfile::Builder::new()
             .prefix("pool-")
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
-            .unwrap_or_else(|error| panic!("no folder for the pool: {error}"))
+            .unwrap_or_else(|error| panic!("no folder for the pool (which needs root): {error}"))
             .keep();
         let owner = std::process::id().to_string();
         let up = command(
@@ -221,8 +222,9 @@ impl Hosts {
             &folder,
             &["--series", series.argument(), "--bin", env!("CARGO_BIN_EXE_condor-criu"), "--owner", &owner],
         );
-        let outcome = run(up, "");
-        assert!(outcome.is_ok(), "no pool of series {series:?}: {}", outcome.unwrap_err());
+        if let Err(error) = run(up, "") {
+            panic!("no pool of series {series:?}: {error}");
+        }
         Hosts { folder, series }
     }
 }
@@ -245,7 +247,8 @@ fn command(name: &str, folder: &Path, arguments: &[&str]) -> Command {
 
 fn run(mut command: Command, input: &str) -> Result<(), String> {
     let said = |error: std::io::Error| format!("tests/pool/pool cannot be run: {error}");
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(said)?;
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(said)?;
     // Its standard input is closed as soon as this is written; a command that reads none may be gone.
     let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output().map_err(said)?;
