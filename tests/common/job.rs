@@ -332,6 +332,8 @@ impl<'p> Job<'p> {
 
 impl Drop for Job<'_> {
     fn drop(&mut self) {
+        // Before the job and its scratch directory with its log are gone.
+        self.pool.keep_logs_of_a_panic();
         if !matches!(self.state(), State::Done | State::Removed) {
             self.pool.exec(Host::Ap, USER, &["condor_rm", &self.cluster]);
         }

@@ -5,6 +5,7 @@
 //! down when the test program ends, however it ends: a process beside it waits for that. All of this
 //! needs root and fails, never skips, without it.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -85,6 +86,7 @@ impl fmt::Display for Host {
 /// A running pool. When a test that holds it panics, all logs are kept in `target/pool-logs`.
 pub struct Pool {
     hosts: Arc<Hosts>,
+    logs_kept: Cell<bool>,
 }
 
 /// The pool itself, which goes down with its last user.
@@ -102,12 +104,16 @@ impl Pool {
             Series::V23 => &V23,
             Series::V25 => &V25,
         };
-        Pool { hosts: Arc::clone(cell.get_or_init(|| Arc::new(Hosts::up(series)))) }
+        Pool::of(Arc::clone(cell.get_or_init(|| Arc::new(Hosts::up(series)))))
     }
 
     /// A pool for one test alone.
     pub fn up(series: Series) -> Pool {
-        Pool { hosts: Arc::new(Hosts::up(series)) }
+        Pool::of(Arc::new(Hosts::up(series)))
+    }
+
+    fn of(hosts: Arc<Hosts>) -> Pool {
+        Pool { hosts, logs_kept: Cell::new(false) }
     }
 
     /// Which HTCondor it runs.
@@ -181,6 +187,20 @@ impl Pool {
         self.hosts.folder.join("shared")
     }
 
+    /// Keeps all logs, once, when the test is failing.
+    pub(super) fn keep_logs_of_a_panic(&self) {
+        if !std::thread::panicking() || self.logs_kept.replace(true) {
+            return;
+        }
+        let test = std::thread::current().name().unwrap_or("test").replace("::", "-");
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pool-logs").join(format!("{test}-{seconds}"));
+        match run(self.command("logs", &[&folder.to_string_lossy()]), "") {
+            Ok(()) => eprintln!("the pool's logs are in {}", folder.display()),
+            Err(error) => eprintln!("the pool's logs could not be kept: {error}"),
+        }
+    }
+
     fn command(&self, name: &str, arguments: &[&str]) -> Command {
         command(name, &self.hosts.folder, arguments)
     }
@@ -195,16 +215,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        let test = std::thread::current().name().unwrap_or("test").replace("::", "-");
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pool-logs").join(format!("{test}-{seconds}"));
-        match run(self.command("logs", &[&folder.to_string_lossy()]), "") {
-            Ok(()) => eprintln!("the pool's logs are in {}", folder.display()),
-            Err(error) => eprintln!("the pool's logs could not be kept: {error}"),
-        }
+        self.keep_logs_of_a_panic();
     }
 }
 

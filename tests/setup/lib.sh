@@ -21,8 +21,8 @@ debian_mirror() {
         sed -n 's/^Debian|Debian|//p' | head -n 1
 }
 
-# Only one process makes a thing; the others wait here and then find it made. The lock goes with
-# the process, so a killed maker leaves nothing locked.
+# Only one process makes a thing; the others wait here and then find it made. The lock goes with the
+# processes that inherit it: mmdebstrap too, which works on for a while when only its caller is killed.
 lock() {
     exec {lock_fd}>"$1"
     flock "$lock_fd"
@@ -36,7 +36,7 @@ debootstrap() {
     log=$(mktemp)
     mirror=$(debian_mirror)
     if ! mmdebstrap --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "3"' \
-        "$@" ${mirror:+"$mirror"} >"$log" 2>&1 {lock_fd}>&-; then
+        "$@" ${mirror:+"$mirror"} >"$log" 2>&1; then
         tail -n 30 "$log" >&2
         rm -f "$log"
         return 1
