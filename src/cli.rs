@@ -19,6 +19,8 @@ pub struct Cli {
 pub enum Command {
     /// The job's executable: start or restore a program, supervise it, checkpoint it
     Run(Run),
+    /// Try a program with evictions before submitting it, and compare with an uninterrupted run
+    Rehearse(Rehearse),
 }
 
 /// `condor-criu run`
@@ -36,6 +38,39 @@ pub struct Run {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
     pub command: Vec<OsString>,
+}
+
+/// `condor-criu rehearse`
+#[derive(Debug, Args)]
+pub struct Rehearse {
+    /// Run this long between evictions [default: the evictions spread over the uninterrupted run]
+    #[arg(long, value_name = "DUR", value_parser = humantime::parse_duration)]
+    pub evict_every: Option<std::time::Duration>,
+    /// How many evictions
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub evictions: u32,
+    /// The vacate signal
+    #[arg(long, value_name = "SIG", default_value = "SIGTERM", value_parser = signal)]
+    pub signal: nix::sys::signal::Signal,
+    /// Evict by SIGKILL and carry nothing, as a machine that dies does (use with --interval)
+    #[arg(long)]
+    pub hard: bool,
+    /// Give the job this file or directory too (the program and arguments that name files here are given anyway)
+    #[arg(long, value_name = "PATH")]
+    pub transfer: Vec<PathBuf>,
+    /// Make the scratch directories here and keep them
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// The settings among the flags.
+    #[command(flatten)]
+    pub settings: SettingsFlags,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
+    pub command: Vec<OsString>,
+}
+
+fn signal(text: &str) -> Result<nix::sys::signal::Signal, String> {
+    crate::htcondor::job::parse_signal(text).ok_or_else(|| format!("there is no signal {text}"))
 }
 
 /// Flags that are settings; the same can be said by environment, job ad and settings file.
@@ -78,5 +113,11 @@ impl SettingsFlags {
         ];
         let values = given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
         crate::settings::Layer { origin: "the command line".into(), values: values.collect() }
+    }
+
+    /// As flags again, for another condor-criu.
+    pub fn flags(self) -> Vec<OsString> {
+        let flag = |(key, value): (String, String)| format!("--{}={value}", key.replace('_', "-")).into();
+        self.layer().values.into_iter().map(flag).collect()
     }
 }

@@ -1,7 +1,8 @@
 //! From a parsed command line to the room that does it.
 
-use crate::cli::{Cli, Command, Run};
+use crate::cli::{Cli, Command, Rehearse, Run};
 use crate::exit::{Exit, Failure};
+use crate::rehearse;
 use crate::supervise::{self, RunOptions};
 
 /// Does what the command line says.
@@ -9,6 +10,25 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Run(Run { settings, config, scratch, command }) => {
             supervise::run(&RunOptions { flags: settings.layer(), config, scratch, command })
+        }
+        Command::Rehearse(Rehearse { evict_every, evictions, signal, hard, transfer, keep, mut settings, command }) => {
+            // Relative to where the user stands, not to a scratch directory.
+            if let Some(criu) = &mut settings.criu
+                && let Ok(path) = std::path::Path::new(criu).canonicalize()
+            {
+                *criu = path.to_string_lossy().into_owned();
+            }
+            let run_flags = settings.flags();
+            rehearse::run(&rehearse::Options {
+                evict_every,
+                evictions,
+                signal,
+                hard,
+                transfer,
+                keep,
+                run_flags,
+                command,
+            })
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod criu;
 pub mod exit;
 pub mod htcondor;
+pub mod rehearse;
 pub mod sandbox;
 pub mod settings;
 pub mod supervise;

@@ -45,3 +45,84 @@ pub fn say_where(job: &Job, settings: &Settings) {
         eprintln!("condor-criu: {note}");
     }
 }
+
+/// A line of the log that a reader of logs wants: a checkpoint, a restore, a failure.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// A checkpoint is committed.
+    Committed {
+        /// Its number.
+        generation: u64,
+        /// interval, vacate, signal or deadline
+        reason: String,
+        /// Seconds that the payload was stopped, so far as packing tells.
+        frozen_seconds: f64,
+        /// Seconds from the begin until it was durable.
+        commit_seconds: f64,
+        /// Size of the file.
+        bytes: u64,
+    },
+    /// The payload runs again.
+    Restored {
+        /// From which generation.
+        generation: u64,
+        /// From our start until it ran.
+        seconds: f64,
+    },
+    /// Something went wrong; the words.
+    Error(String),
+}
+
+impl Record {
+    /// Reads one line; `None` if it is of no interest.
+    pub fn parse(line: &str) -> Option<Record> {
+        let (_time, rest) = line.trim_end().split_once(' ')?;
+        let (level, message) = rest.trim_start().split_once(' ')?;
+        if level == "ERROR" {
+            return Some(Record::Error(message.to_owned()));
+        }
+        let field = |name: &str| {
+            let after = message.split(&format!("{name}=")).nth(1)?;
+            Some(after.split(' ').next().unwrap_or(after).to_owned())
+        };
+        if message.starts_with("committed ") {
+            return Some(Record::Committed {
+                generation: field("generation")?.parse().ok()?,
+                reason: field("reason")?,
+                frozen_seconds: field("frozen_seconds")?.parse().ok()?,
+                commit_seconds: field("commit_seconds")?.parse().ok()?,
+                bytes: field("bytes")?.parse().ok()?,
+            });
+        }
+        if message.starts_with("the payload runs again ") {
+            return Some(Record::Restored {
+                generation: field("generation")?.parse().ok()?,
+                seconds: field("seconds=").or_else(|| field(" seconds"))?.parse().ok()?,
+            });
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_s_own_lines_are_read_back() {
+        let line = "2026-11-23T15:22:48Z  INFO committed generation=5 reason=interval frozen_seconds=0.019 commit_seconds=0.027 bytes=707061";
+        let expected = Record::Committed {
+            generation: 5,
+            reason: "interval".into(),
+            frozen_seconds: 0.019,
+            commit_seconds: 0.027,
+            bytes: 707_061,
+        };
+        assert_eq!(Record::parse(line), Some(expected));
+        let line = "2026-11-23T15:22:48Z  INFO the payload runs again generation=5 seconds=0.026\n";
+        assert_eq!(Record::parse(line), Some(Record::Restored { generation: 5, seconds: 0.026 }));
+        assert_eq!(Record::parse("2026 ERROR no"), Some(Record::Error("no".into())));
+        assert_eq!(Record::parse(""), None);
+        assert_eq!(Record::parse("2026-11-23T15:22:48Z  INFO starting version=\"0.1.0\""), None);
+    }
+}

@@ -1,0 +1,164 @@
+//! `condor-criu rehearse`: what a scientist runs before submitting ten thousand jobs.
+//!
+//! An embedded stand-in for HTCondor's starter ([`starter`]) runs the program once in peace and once with evictions, each
+//! restart in another scratch directory, and [`compare`] holds the two against each other: exit status, stdout, stderr and
+//! every file. [`table`] prints what the evictions cost.
+
+mod compare;
+mod starter;
+mod table;
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::exit::{Ended, Exit, Failure};
+use starter::{Ending, Life, Starter};
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Seconds of running between evictions; `None` spreads the evictions evenly over the uninterrupted run.
+    pub evict_every: Option<Duration>,
+    /// How many evictions.
+    pub evictions: u32,
+    /// The vacate signal.
+    pub signal: Signal,
+    /// SIGKILL without transfer instead.
+    pub hard: bool,
+    /// Files and directories that the job is given, besides the program and the arguments that name some.
+    pub transfer: Vec<PathBuf>,
+    /// Where the scratch directories are made, and stay.
+    pub keep: Option<PathBuf>,
+    /// Settings for `run`, as flags.
+    pub run_flags: Vec<OsString>,
+    /// The payload.
+    pub command: Vec<OsString>,
+}
+
+/// An eviction and what it cost, as far as the log tells.
+#[derive(Debug, Clone, Default)]
+pub struct Eviction {
+    /// vacate, hard or interval
+    pub why: String,
+    /// Which generation was committed.
+    pub generation: Option<u64>,
+    /// See the log.
+    pub frozen_seconds: Option<f64>,
+    /// See the log.
+    pub commit_seconds: Option<f64>,
+    /// See the log.
+    pub bytes: Option<u64>,
+    /// From the restart until the payload ran again.
+    pub running_again_seconds: Option<f64>,
+}
+
+/// Runs it, prints the result; `Success` only if all is equal.
+pub fn run(options: &Options) -> Result<Exit, Failure> {
+    let cannot = |error: std::io::Error| Failure::start("cannot rehearse", error);
+    let base = match &options.keep {
+        Some(path) => {
+            std::fs::create_dir_all(path).map_err(cannot)?;
+            starter::Base::Kept(path.canonicalize().map_err(cannot)?)
+        }
+        None => starter::Base::temporary().map_err(cannot)?,
+    };
+    let starter = Starter::new(options, base.path()).map_err(cannot)?;
+    let program = options.command.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
+
+    progress(&format!("{program}: running without evictions"));
+    let began = Instant::now();
+    let peace = starter.peacefully("peace").map_err(cannot)?;
+    let alone = began.elapsed();
+    if let Ending::Ours(failure) = &peace.ending {
+        progress_end();
+        return Err(Failure::start(format!("cannot rehearse {program}"), failure.trim()));
+    }
+
+    let every = options.evict_every.unwrap_or(alone / (options.evictions + 1)).max(starter::SHORTEST_LIFE);
+    let mut evictions = Vec::new();
+    let last = starter.with_evictions(every, &mut evictions).map_err(cannot)?;
+    progress_end();
+
+    println!("{}", table::evictions(&evictions));
+    let difference = match (&peace.ending, &last.ending) {
+        (Ending::Payload(a), Ending::Payload(b)) => {
+            let mut found: Vec<String> = compare::status(*a, *b).into_iter().collect();
+            found.extend(compare::directories(&peace.scratch, &last.scratch).map_err(cannot)?);
+            found
+        }
+        (_, Ending::Ours(words)) => vec![words.trim().to_owned()],
+        (Ending::Ours(words), _) => vec![words.clone()],
+    };
+    Ok(verdict(&program, &starter, &peace, &last, &evictions, difference, alone))
+}
+
+/// The last lines, in plain words.
+fn verdict(
+    program: &str,
+    starter: &Starter<'_>,
+    peace: &Life,
+    last: &Life,
+    evictions: &[Eviction],
+    difference: Vec<String>,
+    alone: Duration,
+) -> Exit {
+    let happened = evictions.iter().filter(|eviction| eviction.why != "interval").count();
+    if difference.is_empty() {
+        if let Ending::Payload(ended) = last.ending {
+            println!("uninterrupted: {:.1} s, {ended}", alone.as_secs_f64());
+        }
+        let files = compare::count(&last.scratch);
+        println!("equal: exit status, stdout, stderr and {files} files");
+        if happened == 0 {
+            println!("{program} ended before it could be evicted: nothing is known. Use a smaller --evict-every.");
+            return Exit::Negative;
+        }
+        println!("{program} can be checkpointed: after {happened} evictions everything is as without one.");
+        return Exit::Success;
+    }
+    for line in &difference {
+        println!("different: {line}");
+    }
+    // A program that gives other output each time proves nothing about checkpoints.
+    if let (Ending::Payload(_), Ending::Payload(_)) = (&peace.ending, &last.ending) {
+        let again = starter
+            .peacefully("again")
+            .ok()
+            .and_then(|again| compare::directories(&peace.scratch, &again.scratch).ok());
+        if again.is_some_and(|found| !found.is_empty()) {
+            println!(
+                "{program} gives other output each time that it runs, even without evictions: rehearse it with a fixed seed."
+            );
+            return Exit::Negative;
+        }
+    }
+    println!(
+        "{program} cannot be checkpointed as it is: see above, and condor-criu.log in {}.",
+        last.scratch.display()
+    );
+    Exit::Negative
+}
+
+/// A line that is written over, on a terminal only.
+fn progress(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K{text} …");
+    } else {
+        eprintln!("{text}");
+    }
+}
+
+fn progress_end() {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+}
+
+/// Whether a status is one of ours that means a checkpoint.
+fn is_checkpoint(ended: Ended) -> bool {
+    ended == Ended::Exited(crate::exit::DEFAULT_CHECKPOINT_CODE)
+}
