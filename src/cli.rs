@@ -88,7 +88,7 @@ pub struct SettingsFlags {
     /// auto, none, zstd, zstd:LEVEL or gzip
     #[arg(long, value_name = "HOW")]
     pub compression: Option<String>,
-    /// host or private
+    /// auto, host or private
     #[arg(long, value_name = "WHICH")]
     pub network: Option<String>,
     /// Threads for packing; 0 means as many as the slot has cpus

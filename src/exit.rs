@@ -39,8 +39,6 @@ pub enum Exit {
     Payload(Ended),
     /// A checkpoint is committed; HTCondor uploads it (the code is the job ad's `SuccessCheckpointExitCode`).
     Checkpointed(u8),
-    /// A signal asked us to go before there was anything to save; it is raised again.
-    Vacated(Signal),
     /// The payload's own exit code equals the checkpoint code and must not be taken for a checkpoint.
     AmbiguousCode,
     /// Done: every command but `run`.
@@ -63,7 +61,6 @@ impl Exit {
         match self {
             Exit::Payload(ended) => ended,
             Exit::Checkpointed(code) => Ended::Exited(code),
-            Exit::Vacated(signal) => Ended::Signaled(signal as i32),
             Exit::Success => Ended::Exited(0),
             Exit::AmbiguousCode | Exit::Negative => Ended::Exited(1),
             Exit::CannotRestoreHere => Ended::Exited(75),

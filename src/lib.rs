@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commands;
 pub mod criu;
 pub mod exit;
+pub mod host;
 pub mod htcondor;
 pub mod rehearse;
 pub mod sandbox;

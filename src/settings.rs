@@ -26,7 +26,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("compression", "\"auto\", \"none\", \"zstd\", \"zstd:LEVEL\" or \"gzip\""),
     ("threads", "threads for packing; 0 means as many as the slot has cpus"),
     ("job_dir", "where the scratch directory is inside the sandbox"),
-    ("network", "\"host\" or \"private\""),
+    ("network", "\"auto\", \"host\" or \"private\""),
     ("vacate_signals", "signals that mean: save and leave"),
     ("checkpoint_signals", "signals that mean: save and go on"),
     ("dump_timeout", "how long criu may take to save: a duration"),
@@ -82,8 +82,8 @@ pub struct Settings {
     pub threads: usize,
     /// See [`KEYS`].
     pub job_dir: PathBuf,
-    /// See [`KEYS`].
-    pub network: Network,
+    /// See [`KEYS`]; `None` means as the program needs it.
+    pub network: Option<Network>,
     /// See [`KEYS`].
     pub vacate_signals: Vec<Signal>,
     /// See [`KEYS`].
@@ -186,7 +186,7 @@ fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
         compression: read.get("compression", compression)?.unwrap_or(Compression::Auto),
         threads: read.get("threads", |text| text.parse().map_err(|_| "not a number of threads".into()))?.unwrap_or(0),
         job_dir: read.get("job_dir", job_dir)?.unwrap_or_else(|| "/job".into()),
-        network: read.get("network", network)?.unwrap_or_default(),
+        network: read.get("network", network)?.unwrap_or(None),
         vacate_signals: read.get("vacate_signals", signals)?.unwrap_or(vacate_signals),
         checkpoint_signals: read.get("checkpoint_signals", signals)?.unwrap_or(checkpoint_signals),
         dump_timeout: read.get("dump_timeout", duration)?,
@@ -242,11 +242,12 @@ fn share(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|share| *share > 0.0 && *share < 1.0).ok_or_else(|| "not between 0 and 1".to_owned())
 }
 
-fn network(text: &str) -> Result<Network, String> {
+fn network(text: &str) -> Result<Option<Network>, String> {
     match text {
-        "host" => Ok(Network::Host),
-        "private" => Ok(Network::Private),
-        _ => Err("neither \"host\" nor \"private\"".into()),
+        "auto" => Ok(None),
+        "host" => Ok(Some(Network::Host)),
+        "private" => Ok(Some(Network::Private)),
+        _ => Err("none of \"auto\", \"host\" and \"private\"".into()),
     }
 }
 

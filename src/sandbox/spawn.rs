@@ -88,7 +88,8 @@ fn become_reaper(plan: &Plan, command: &Command, writer: OwnedFd) -> ! {
         Err(failed) => say(&failed),
     };
     let _ = nix::unistd::write(&writer, format!("pid {main}\n").as_bytes());
-    close_above(-1);
+    // Not closed now: the pipe's end tells the init that the reaper has been executed too.
+    close_on_exec_above(-1);
     let arguments = [CString::from(c"condor-criu-reaper"), CString::new(main.to_string()).unwrap_or_default()];
     let reaper = CString::new(REAPER).unwrap_or_default();
     let _ = reset_signals(false);
@@ -130,12 +131,15 @@ fn become_payload(plan: &Plan, command: &Command) -> Result<std::convert::Infall
     }
     let mut refused = Errno::ENOENT;
     for candidate in candidates(plan, command) {
+        // A directory of PATH that may not be searched says EACCES as well; nothing is known to be there.
+        let exists = candidate.symlink_metadata().is_ok();
         let path = step("pass the program's name", text(&candidate.into_os_string()))?;
         match execve(&path, &arguments, &environment) {
             Ok(never) => match never {},
             Err(Errno::ENOENT | Errno::ENOTDIR) => {}
             // Something is there; a later directory of PATH may still have one that runs.
-            Err(errno) => refused = errno,
+            Err(errno) if exists => refused = errno,
+            Err(_) => {}
         }
     }
     step("execute the program", Err(refused))

@@ -33,23 +33,40 @@ pub fn open(path: &Path) -> Result<Option<Opened>, Failure> {
     if !path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
         return Ok(None);
     }
-    let what = format!("cannot use the checkpoint {}", path.display());
-    let refused = |error: ArchiveError| match error {
-        ArchiveError::NewerFormat { .. } => Failure::start(&*what, &error)
-            .with_remedy("use the condor-criu that wrote it, or a newer one; the checkpoint is left as it was")
-            .with_exit(Exit::CannotRestoreHere),
-        _ => Failure::start(&*what, &error).with_remedy(
-            "the file is left as it was; take it away to start from the beginning, or put back a copy that is whole",
-        ),
-    };
+    let refused = |error| archive_failure(path, &error);
     let reader = match Reader::open(path) {
         Err(ArchiveError::Empty) => return Ok(None),
         opened => opened.map_err(refused)?,
     };
-    let manifest = parse_manifest(&what, reader.manifest())?;
+    let manifest = parse_manifest(&what(path), reader.manifest())?;
     let mut reaper = Vec::new();
     reader.copy_to(REAPER, &mut reaper).map_err(refused)?;
     Ok(Some(Opened { reader, manifest, reaper }))
+}
+
+fn what(path: &Path) -> String {
+    format!("cannot use the checkpoint {}", path.display())
+}
+
+/// An archive that cannot be read: by this version or on this host (then elsewhere), or not at all.
+fn archive_failure(path: &Path, error: &ArchiveError) -> Failure {
+    let failure = Failure::start(what(path), error);
+    match error {
+        ArchiveError::NewerFormat { .. } => failure
+            .with_remedy("use the condor-criu that wrote it, or a newer one; the checkpoint is left as it was")
+            .with_exit(Exit::CannotRestoreHere),
+        ArchiveError::Io { .. } => failure.with_exit(Exit::CannotRestoreHere),
+        _ => failure.with_remedy(
+            "the file is left as it was; take it away to start from the beginning, or put back a copy that is whole",
+        ),
+    }
+}
+
+/// A failure of this host, which another may not have.
+fn here(why: impl std::fmt::Display) -> Failure {
+    Failure::start("cannot restore on this host", why)
+        .with_remedy("the checkpoint is intact; let the job run on another host")
+        .with_exit(Exit::CannotRestoreHere)
 }
 
 /// Reads a manifest, refusing a newer one by its number before its shape is looked at.
@@ -81,12 +98,13 @@ pub fn refusal(manifest: &Manifest, groups: &[u32]) -> Option<String> {
 /// Puts every file back: the scratch directory, `/dev/shm` and criu's images.
 pub fn unpack(
     opened: &Opened,
+    checkpoint: &Path,
     scratch: &Path,
     not_carried: &NotCarried,
     shm: &Path,
     images: &Path,
     threads: usize,
-) -> Result<Unpacked, String> {
+) -> Result<Unpacked, Failure> {
     let manifest = &opened.manifest;
     let carried: BTreeSet<PathBuf> = opened
         .reader
@@ -94,22 +112,22 @@ pub fn unpack(
         .filter_map(|member| member.name.as_path().strip_prefix(WORK).ok().map(Path::to_path_buf))
         .collect();
     let removed = inventory::remove_unknown(scratch, not_carried, &carried, &manifest.inputs)
-        .map_err(|error| format!("cannot remove what came after the checkpoint: {error}"))?;
+        .map_err(|error| here(format!("cannot remove what came after the checkpoint: {error}")))?;
     if !removed.is_empty() {
         tracing::info!(count = removed.len(), first = %removed[0].display(), "removed what was written after the checkpoint");
     }
-    let inputs = Inputs::of_checkpoint(scratch, &manifest.inputs)?;
+    let inputs = Inputs::of_checkpoint(scratch, &manifest.inputs).map_err(here)?;
     // The payload's own links are restored as they were; they are followed only by the payload, in its sandbox.
     let options = ExtractOptions { threads, any_symlink: true, ..ExtractOptions::default() };
     for (prefix, into) in [(WORK, scratch), (SHM, shm), (IMAGES, images)] {
-        let directory = File::open(into).map_err(|error| format!("cannot open {}: {error}", into.display()))?;
+        let directory = File::open(into).map_err(|error| here(format!("cannot open {}: {error}", into.display())))?;
         extract::extract(&opened.reader, prefix, directory.as_fd(), &options)
-            .map_err(|error| format!("cannot unpack {prefix}: {error}"))?;
+            .map_err(|error| archive_failure(checkpoint, &error))?;
     }
     fs::set_permissions(scratch, fs::Permissions::from_mode(manifest.job_dir_mode & 0o777))
-        .map_err(|error| format!("cannot set the mode of the scratch directory: {error}"))?;
+        .map_err(|error| here(format!("cannot set the mode of the scratch directory: {error}")))?;
     let missing = streams::cut_back(&manifest.streams, scratch)
-        .map_err(|error| format!("cannot cut back the output: {error}"))?;
+        .map_err(|error| here(format!("cannot cut back the output: {error}")))?;
     for (path, bytes) in missing {
         tracing::warn!("{} is {bytes} bytes shorter than when the checkpoint was made", path.display());
     }

@@ -6,6 +6,7 @@ use crossbeam_channel::Sender;
 
 use super::bring_back::Unpacked;
 use super::save::Committed;
+use crate::exit::Failure;
 use crate::sandbox;
 
 /// What happened.
@@ -17,7 +18,7 @@ pub enum Event {
     /// The init is gone.
     SandboxGone,
     /// The checkpoint's files are in place.
-    Unpacked(Result<Unpacked, String>),
+    Unpacked(Result<Unpacked, Failure>),
     /// The checkpoint is committed, or why not.
     Packed(Result<Box<Committed>, String>),
 }

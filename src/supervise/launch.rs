@@ -15,9 +15,10 @@ use crate::checkpoint::archive::Compression;
 use crate::checkpoint::{NotCarried, commit};
 use crate::criu::{self, Criu, find};
 use crate::exit::{Exit, Failure};
+use crate::host::mpi;
 use crate::htcondor::Job;
 use crate::sandbox::{
-    CRIU_DIR, Command, Identity, Plan, STATE_DIR, Sandbox, SandboxError, inside, supplementary_groups,
+    CRIU_DIR, Command, Identity, Network, Plan, STATE_DIR, Sandbox, SandboxError, inside, supplementary_groups,
 };
 use crate::settings::{Layer, Settings};
 
@@ -122,7 +123,10 @@ pub fn prepare(options: &RunOptions) -> Result<Launch, Failure> {
     let state_dir = job.scratch.join(STATE_DIR);
     make_state_dir(&state_dir).map_err(unwritable)?;
     let job_dir = opened.as_ref().map_or_else(|| settings.job_dir.clone(), |opened| opened.manifest.job_dir.clone());
-    let network = opened.as_ref().map_or(settings.network, |opened| opened.manifest.network);
+    let network = match &opened {
+        Some(opened) => opened.manifest.network,
+        None => settings.network.unwrap_or_else(|| network_for(program, &job)),
+    };
     let payload = opened.is_none().then(|| command(program, arguments, &job, &job_dir, &streams));
     let reaper = opened.as_ref().map_or_else(|| Plan::built_in_reaper().to_vec(), |opened| opened.reaper.clone());
     let plan = Plan {
@@ -189,6 +193,22 @@ fn groups_inside(identity: &Identity) -> Result<Vec<u32>, Failure> {
     let groups = supplementary_groups().map_err(|error| Failure::start("cannot read this user's groups", error))?;
     let outer = identity.outer_gid.as_raw();
     Ok(groups.into_iter().map(|group| if group == outer { identity.inner_gid } else { OVERFLOW_GID }).collect())
+}
+
+/// The network that the program is known to need.
+fn network_for(program: &OsString, job: &Job) -> Network {
+    let path = Path::new(program);
+    let in_path =
+        || std::env::split_paths(&std::env::var_os("PATH")?).map(|place| place.join(path)).find(|path| path.is_file());
+    let transferred = Some(job.scratch.join(path)).filter(|path| path.is_file());
+    let found = transferred.or_else(in_path).unwrap_or_else(|| path.to_path_buf());
+    match mpi::uses_mpi(&found, std::env::var_os("LD_LIBRARY_PATH").as_deref()) {
+        Some(why) => {
+            tracing::info!("network = private: {why}");
+            Network::Private
+        }
+        None => Network::Host,
+    }
 }
 
 /// Our directory, empty but for what the sandbox binds.

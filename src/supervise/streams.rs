@@ -102,7 +102,6 @@ pub fn cut_back(recorded: &[StreamFile], scratch: &Path) -> io::Result<Vec<(Path
 }
 
 /// Lets the relays carry, or holds them back between two steps.
-#[derive(Default)]
 struct Gate {
     closed: Mutex<bool>,
     opened: Condvar,
@@ -149,9 +148,10 @@ impl Relays {
         Ok(pipes)
     }
 
-    /// Begins to carry.
+    /// Makes the threads. They carry nothing before the first [`Relays::resume`]: a pipe that is filled and closed before the
+    /// payload has opened it would lose what is in it.
     pub fn start(pipes: Vec<(u8, File)>) -> io::Result<Relays> {
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Gate { closed: Mutex::new(true), opened: Condvar::new() });
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let mut threads = Vec::new();
         for (descriptor, pipe) in pipes {

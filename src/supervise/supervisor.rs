@@ -177,6 +177,9 @@ impl Supervisor {
                 tracing::info!(program = %self.launch.program, "the payload runs");
                 self.tree = Some(Tree { root, main });
                 self.now_running();
+                if self.vacate.is_some() {
+                    self.begin_checkpoint(Reason::Vacate);
+                }
                 None
             }
             sandbox::Event::ExecFailed { errno, step } => Some(Err(self.cannot_execute(errno, &step))),
@@ -208,7 +211,8 @@ impl Supervisor {
         }
         tracing::info!(%signal, state = ?self.state, "asked to leave");
         match self.state {
-            State::Starting => Some(Ok(Exit::Vacated(signal))),
+            // It may have begun already; it is saved as soon as it can be.
+            State::Starting => None,
             // What is committed is all that there is.
             State::Unpacking | State::Restoring => Some(Ok(self.checkpointed())),
             State::Running => {
@@ -283,21 +287,22 @@ impl Supervisor {
         self.offsets = ClockReadings::now().unwrap_or(then).offsets_to(then);
         self.tree = Some(manifest.tree);
         let scratch = self.launch.job.scratch.clone();
+        let checkpoint = self.launch.checkpoint.clone();
         let not_carried = self.launch.not_carried.clone();
         let shm = self.shm_path();
         let images = self.images_dir();
         let threads = self.threads();
         let sender = self.sender.clone();
         let unpack = events::spawn("unpack", move || {
-            let result = bring_back::unpack(&opened, &scratch, &not_carried, &shm, &images, threads);
+            let result = bring_back::unpack(&opened, &checkpoint, &scratch, &not_carried, &shm, &images, threads);
             let _ = sender.send(Event::Unpacked(result));
         });
         unpack.err().map(|error| Err(Failure::start("cannot start", error)))
     }
 
-    fn unpacked(&mut self, result: Result<Unpacked, String>) -> Step {
+    fn unpacked(&mut self, result: Result<Unpacked, Failure>) -> Step {
         match result {
-            Err(why) => Some(Err(self.cannot_restore(&why, None))),
+            Err(failure) => Some(Err(failure)),
             Ok(unpacked) => {
                 self.inputs = Arc::new(Mutex::new(unpacked.inputs));
                 self.state = State::Restoring;
@@ -333,6 +338,7 @@ impl Supervisor {
 
     fn now_running(&mut self) {
         self.state = State::Running;
+        self.relays.resume();
         self.running_since = Some(Instant::now());
         self.schedule();
     }

@@ -2,4 +2,5 @@
 #![allow(dead_code, reason = "no test file uses all of it")]
 
 pub mod job;
+pub mod local;
 pub mod pool;

@@ -1,0 +1,3 @@
+//! What a payload needs of a host, and what this host offers.
+
+pub mod mpi;
