@@ -183,7 +183,7 @@ fn a_full_disk_while_packing_costs_nothing() {
     let small = bench.host("small", FIRST_USER);
     // A mount namespace of its own, so that the small disk goes with the test.
     let script = format!(
-        "mount -t tmpfs -o size=3m,mode=0777 tmpfs {small} && cp -p {from}/count.py {from}/criu-checkpoint.tar.zst {small}/ && \
+        "mount -t tmpfs -o size=12m,mode=0777 tmpfs {small} && cp -p {from}/count.py {from}/criu-checkpoint.tar.zst {small}/ && \
          cd {small} && : >_condor_stdout && chown {user} * && \
          exec setpriv --reuid={user} --regid={user} --clear-groups sh -c '{run} >>_condor_stdout 2>>err </dev/null & pid=$!; \
          until grep -q line5 _condor_stdout; do sleep 0.05; done; \

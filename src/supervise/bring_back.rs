@@ -124,8 +124,10 @@ pub fn unpack(
         extract::extract(&opened.reader, prefix, directory.as_fd(), &options)
             .map_err(|error| archive_failure(checkpoint, &error))?;
     }
-    fs::set_permissions(scratch, fs::Permissions::from_mode(manifest.job_dir_mode & 0o777))
-        .map_err(|error| here(format!("cannot set the mode of the scratch directory: {error}")))?;
+    // criu is told not to insist; a program that looks finds what it knew, where the directory is the job's own.
+    if let Err(error) = fs::set_permissions(scratch, fs::Permissions::from_mode(manifest.job_dir_mode & 0o777)) {
+        tracing::debug!("the scratch directory keeps its mode: {error}");
+    }
     let missing = streams::cut_back(&manifest.streams, scratch)
         .map_err(|error| here(format!("cannot cut back the output: {error}")))?;
     for (path, bytes) in missing {
