@@ -20,7 +20,8 @@ use super::{StreamError, proto};
 const PIPE_SIZE: i32 = 1 << 20;
 
 /// Ends a [`Capture`](super::Capture) or a [`Serve`](super::Serve) from another thread: when criu has ended without ever connecting,
-/// or a deadline has passed. May be called at any time, and more than once.
+/// or has failed, or a deadline has passed. Not when it has ended well: then the last bytes may still be on their way, and the end of
+/// its connection is noticed without help. May be called at any time, and more than once.
 #[derive(Clone, Debug)]
 pub struct Cancel(Arc<Stop>);
 
