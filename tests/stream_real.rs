@@ -62,7 +62,7 @@ caps=-all,+dac_read_search,+sys_ptrace,+checkpoint_restore
 criu() {
     setpriv --inh-caps=$caps --ambient-caps=$caps --bounding-set=$caps -- \
         "$CRIU/lib/ld-linux-x86-64.so.2" --library-path "$CRIU/lib" "$CRIU/criu" "$@" \
-        --no-default-config --unprivileged --stream -D img -W work -v4 --file-locks --link-remap
+        --no-default-config --unprivileged ${STREAM---stream} -D img -W work -v4 --file-locks --link-remap
 }
 cd "$DIR"
 "#;
@@ -115,6 +115,14 @@ impl Scene {
 
     /// Runs a script as pid 1 of fresh namespaces; wakes up who waits for criu when it has failed.
     fn run(&self, script: &str, cancel: Cancel) -> ExitStatus {
+        let status = self.command(script).status().unwrap();
+        if !status.success() {
+            cancel.cancel();
+        }
+        status
+    }
+
+    fn command(&self, script: &str) -> Command {
         let mut command = Command::new("unshare");
         command
             .args(["-U", "--map-user=1000", "--map-group=1000", "--keep-caps", "-p", "-f", "-m", "-i", "--mount-proc"])
@@ -124,11 +132,11 @@ impl Scene {
             .env("PAYLOAD", std::env::current_exe().unwrap())
             .env("STREAM_REAL_OUT", self.path("out"))
             .env("STREAM_REAL_MIB", self.mib.to_string());
-        let status = command.status().unwrap();
-        if !status.success() {
-            cancel.cancel();
-        }
-        status
+        command
+    }
+
+    fn nanos(&self, name: &str) -> f64 {
+        self.read(name).trim().parse::<f64>().unwrap()
     }
 
     fn dump(&self, compression: Compression) -> PathBuf {
@@ -145,10 +153,9 @@ impl Scene {
             thread.join().unwrap().unwrap()
         });
         let summary = writer.finish(b"{}").unwrap();
-        let nanos = |name| self.read(name).trim().parse::<f64>().unwrap();
         println!(
             "{compression}: dump {:.2} s, {captured:?}, archive {} bytes, {:.2} s with the payload's start",
-            (nanos("after") - nanos("before")) / 1e9,
+            (self.nanos("after") - self.nanos("before")) / 1e9,
             summary.bytes_written,
             started.elapsed().as_secs_f64()
         );
@@ -164,13 +171,12 @@ impl Scene {
         let cancel = serve.cancel_handle();
         std::thread::scope(|scope| {
             let source = ArchiveSource { archive: &archive, rewrite, threads: 2 };
-            let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as f64;
+            let started = now();
             let thread = scope.spawn(move || serve.run(&source));
             let status = self.run(RESTORE, cancel);
             assert!(status.success(), "{status}\n{}", errors(&self.read("work/restore.log")));
-            let restored = self.read("restored").trim().parse::<f64>().unwrap();
             let served = thread.join().unwrap()?;
-            println!("restore {:.2} s, {served:?}", (restored - started) / 1e9);
+            println!("restore {:.2} s, {served:?}", (self.nanos("restored") - started) / 1e9);
             assert_eq!(served.unread, 0);
             Ok(())
         })
@@ -184,6 +190,10 @@ impl Scene {
         let at_dump: usize = self.read("lines-at-dump").trim().parse().unwrap();
         assert!((5..LINES).contains(&at_dump), "{at_dump}");
     }
+}
+
+fn now() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as f64
 }
 
 fn errors(log: &str) -> String {
@@ -217,4 +227,11 @@ fn measure() {
         scene.restore(&archive, Rewrite::default()).unwrap();
         scene.check();
     }
+    let scene = Scene::new(mib);
+    assert!(scene.command(DUMP).env("STREAM", "").status().unwrap().success());
+    println!("plain: dump {:.2} s", (scene.nanos("after") - scene.nanos("before")) / 1e9);
+    let started = now();
+    assert!(scene.command(RESTORE).env("STREAM", "").status().unwrap().success());
+    println!("restore {:.2} s", (scene.nanos("restored") - started) / 1e9);
+    scene.check();
 }
