@@ -225,7 +225,10 @@ fn measure() {
         let scene = Scene::new(mib);
         let archive = scene.dump(compression);
         scene.restore(&archive, Rewrite::default()).unwrap();
-        scene.check();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        println!("our peak until now: {}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap());
+        let out = std::fs::read_to_string(scene.path("out")).unwrap();
+        assert_eq!(out.lines().count(), LINES);
     }
     let scene = Scene::new(mib);
     assert!(scene.command(DUMP).env("STREAM", "").status().unwrap().success());
@@ -233,5 +236,4 @@ fn measure() {
     let started = now();
     assert!(scene.command(RESTORE).env("STREAM", "").status().unwrap().success());
     println!("restore {:.2} s", (scene.nanos("restored") - started) / 1e9);
-    scene.check();
 }

@@ -35,6 +35,8 @@ mod work;
 pub mod writer;
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;
 
 pub use error::ArchiveError;
