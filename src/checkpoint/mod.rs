@@ -8,3 +8,4 @@ pub mod manifest;
 pub use commit::Draft;
 pub use inventory::{Inputs, NotCarried};
 pub use manifest::{Manifest, Reason};
+pub mod streaming;

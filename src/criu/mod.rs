@@ -5,3 +5,6 @@ pub mod find;
 pub mod log;
 
 pub use find::{Criu, find};
+pub mod images;
+pub mod stream;
+mod wire;

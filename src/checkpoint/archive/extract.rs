@@ -20,7 +20,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, mkfifoat, symlinkat, unlinkat};
 
 use super::error::ArchiveError;
-use super::format::{Kind, Member, Mtime};
+use super::index::{Kind, Member, Mtime};
 use super::member::Piece;
 use super::reader::Reader;
 

@@ -13,7 +13,8 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use super::error::ArchiveError;
 use super::filter::{self, Filter};
-use super::format::{Frame, MAX_FRAME};
+use super::format::MAX_FRAME;
+use super::index::Frame;
 use super::sample::{Plan, Sampler};
 
 /// How the archive is to be compressed.

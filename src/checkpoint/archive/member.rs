@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::{Receiver, bounded};
 
 use super::error::ArchiveError;
-use super::format::Extent;
+use super::index::Extent;
 use super::reader::{Inner, ZEROS};
 
 /// Threads that decode ahead, for all members of a reader together. When criu restores many tasks it reads many images at once, and

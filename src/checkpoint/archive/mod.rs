@@ -12,19 +12,22 @@
 //!   the whole frame has been compared with its digest.
 //! * [`extract`] writes members into a directory and trusts nothing that the archive says.
 //!
-//! The files, from the bottom up: [`name`] (what a member may be called), [`format`](mod@format) (index, opening, locator),
+//! The files, from the bottom up: [`name`] (what a member may be called), [`format`](mod@format) (opening, locator, versions), [`index`],
 //! [`tarhead`] (tar headers), [`filter`] (byte shuffle), [`sample`] (what to do with a frame), [`frame`] (encode and decode
 //! one frame), [`writer`], [`stream`], [`reader`], [`member`], [`extract`].
 
 pub mod error;
 pub mod extract;
 pub mod filter;
+mod flush;
 pub mod format;
 pub mod frame;
+pub mod index;
 pub mod member;
 pub mod name;
 pub mod reader;
 pub mod sample;
+mod shared;
 pub mod stream;
 pub mod tarhead;
 mod twins;
@@ -32,12 +35,14 @@ mod work;
 pub mod writer;
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;
 
 pub use error::ArchiveError;
 pub use extract::{Existing, ExtractOptions, Extracted, extract};
-pub use format::{Extent, Kind, Member, Mtime};
 pub use frame::Compression;
+pub use index::{Extent, Kind, Member, Mtime};
 pub use member::{MemberReader, Piece};
 pub use name::Name;
 pub use reader::Reader;

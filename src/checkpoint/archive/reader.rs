@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::error::ArchiveError;
-use super::format::{self, Digest, Frame, Index, Kind, Locator, MANIFEST, MAX_MANIFEST, Member};
+use super::format::{self, Digest, Locator, MANIFEST, MAX_MANIFEST};
 use super::frame::{Codec, Container, Decoder};
+use super::index::{Extent, Frame, Index, Kind, Member};
 use super::member::{MemberReader, Piece};
 use super::name::Name;
-use super::work::lock;
+use super::shared::lock;
 
 /// An open archive. Cheap to clone; usable from any number of threads.
 #[derive(Clone)]
@@ -235,13 +236,13 @@ impl Inner {
         let mut bytes = Vec::with_capacity(member.size as usize);
         for extent in &member.extents {
             match *extent {
-                format::Extent::Data { frame, at, len } => {
+                Extent::Data { frame, at, len } => {
                     let mut decoded = Vec::new();
                     self.load(frame, &mut decoded)?;
                     let range = at as usize..at as usize + len as usize;
                     bytes.extend_from_slice(decoded.get(range).ok_or_else(missing)?);
                 }
-                format::Extent::Zero { zero } => bytes.resize(bytes.len() + zero as usize, 0),
+                Extent::Zero { zero } => bytes.resize(bytes.len() + zero as usize, 0),
             }
         }
         Ok(bytes)

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::error::ArchiveError;
 use super::name::Name;
+use super::shared::{CHUNK, Job, SMALL, Shared};
 use super::tarhead::chunk_name;
-use super::work::{CHUNK, Job, SMALL, Shared};
 use super::writer::{Meta, submit};
 
 /// Takes the content of one member in order. It must be [finished](MemberStream::finish): one that is dropped before makes the

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use tar::{EntryType, Header};
 
 use super::error::ArchiveError;
-use super::format::{Kind, Mtime};
+use super::index::{Kind, Mtime};
 use super::name::Name;
 
 /// Size of a tar block in bytes; headers and contents are padded to it.

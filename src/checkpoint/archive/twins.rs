@@ -10,10 +10,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 
 use super::error::ArchiveError;
-use super::format::{Extent, Frame};
 use super::frame::Decoder;
+use super::index::{Extent, Frame};
 use super::name::Name;
-use super::work::lock;
+use super::shared::lock;
 
 /// A chunk that is in the file.
 #[derive(Clone)]

@@ -16,12 +16,15 @@ use std::thread::JoinHandle;
 use nix::unistd::{Whence, lseek};
 
 use super::error::ArchiveError;
-use super::format::{Digest, INDEX, Kind, Locator, MAJOR, MANIFEST, MAX_INDEX, MAX_MANIFEST, MINOR, Member, Mtime};
+use super::flush::{self, Flusher};
+use super::format::{Digest, INDEX, Locator, MAJOR, MANIFEST, MAX_INDEX, MAX_MANIFEST, MINOR};
 use super::frame::{Compression, Encoder, Out};
+use super::index::{Kind, Member, Mtime};
 use super::name::Name;
+use super::shared::{CHUNK, Job, SMALL, Shared, lock};
 use super::stream::MemberStream;
 use super::tarhead::{self, BLOCK, Head};
-use super::work::{CHUNK, Job, SMALL, Shared, lock, work};
+use super::work::work;
 
 /// How to write an archive.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,18 +85,29 @@ impl Writer {
     /// once. Starts the workers.
     pub fn create(out: File, options: WriteOptions) -> Result<Self, ArchiveError> {
         let threads = options.threads.max(1);
-        let (shared, jobs) = Shared::new(out, options.compression, threads)?;
-        let mut workers = Vec::with_capacity(threads);
+        // One job waiting for each thread: enough that no thread is idle while a chunk is filled.
+        let (queue, jobs) = crossbeam_channel::bounded(threads);
+        let (flusher, woken) = Flusher::new();
+        let shared = Shared::new(out, options.compression, threads, queue, flusher)?;
+        let mut writer = Self { shared: Arc::new(shared), workers: Vec::with_capacity(threads + 1) };
+        let flushing = Arc::clone(&writer.shared);
+        writer.start("archive-flush".into(), move || {
+            if let Err(error) = flush::run(&flushing.out, &woken) {
+                flushing.fail(error);
+            }
+        })?;
         for number in 0..threads {
-            let (worker, jobs) = (Arc::clone(&shared), jobs.clone());
+            let (worker, jobs) = (Arc::clone(&writer.shared), jobs.clone());
             let encoder = Encoder::new(options.compression)?;
-            let thread = std::thread::Builder::new()
-                .name(format!("archive-{number}"))
-                .spawn(move || work(&worker, &jobs, encoder))
-                .map_err(|e| ArchiveError::io("starting a thread", e))?;
-            workers.push(thread);
+            writer.start(format!("archive-{number}"), move || work(&worker, &jobs, encoder))?;
         }
-        Ok(Self { shared, workers })
+        Ok(writer)
+    }
+
+    fn start(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), ArchiveError> {
+        let thread = std::thread::Builder::new().name(name).spawn(body);
+        self.workers.push(thread.map_err(|e| ArchiveError::io("starting a thread", e))?);
+        Ok(())
     }
 
     /// A member whose length is not known yet, such as an image from criu. Several may be open at once, in several threads.
@@ -203,8 +217,8 @@ impl Writer {
             other => other,
         })?;
         let mut out = Out::default();
-        for links in shared.late_links()? {
-            shared.write_frame(&mut encoder, &mut out, &[], (&links, 0, false), |_| {})?;
+        for links in shared.late_links()?.chunks(CHUNK) {
+            shared.write_frame(&mut encoder, &mut out, &[], (links, 0, false), |_| {})?;
         }
 
         let index = shared.index()?;

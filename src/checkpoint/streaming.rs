@@ -1,0 +1,65 @@
+//! Images between criu and the archive: the one place that knows both.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, Cursor, Read};
+
+use super::archive::{MemberStream, Reader, Writer};
+use crate::criu::images::Rewrite;
+use crate::criu::stream::{ImageSink, ImageSource, ImageWriter};
+
+/// Where images are in an archive.
+pub const IMAGES: &str = "images";
+
+fn member(name: &str) -> OsString {
+    OsString::from(format!("{IMAGES}/{name}"))
+}
+
+/// Puts the images of a dump into an archive.
+pub struct ArchiveSink<'a>(pub &'a Writer);
+
+impl ImageSink for ArchiveSink<'_> {
+    fn image<'a>(&'a self, name: &str) -> io::Result<Box<dyn ImageWriter + 'a>> {
+        Ok(Box::new(self.0.stream(member(name))?))
+    }
+}
+
+impl ImageWriter for MemberStream {
+    fn fill(&mut self, source: &mut dyn Read) -> io::Result<usize> {
+        MemberStream::fill(self, source)
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        Ok(MemberStream::finish(*self)?)
+    }
+}
+
+/// Gives a restore the images of an archive.
+pub struct ArchiveSource<'a> {
+    /// The archive.
+    pub archive: &'a Reader,
+    /// What has to differ on this host.
+    pub rewrite: Rewrite,
+    /// Threads that decode ahead, for each large image.
+    pub threads: usize,
+}
+
+/// Longest image that is held in memory to be rewritten. The largest of these has some 60 bytes for each mapping of a task, of which
+/// there are 65,530 at most unless the host's administrator allows more.
+const MOST_REWRITTEN: u64 = 64 << 20;
+
+impl ImageSource for ArchiveSource<'_> {
+    fn open<'a>(&'a self, name: &str) -> io::Result<Option<Box<dyn BufRead + Send + 'a>>> {
+        let member = member(name);
+        let Some(found) = self.archive.get(&member) else { return Ok(None) };
+        if !self.rewrite.concerns(name) {
+            return Ok(Some(Box::new(self.archive.open_member(&member, self.threads)?)));
+        }
+        if found.size > MOST_REWRITTEN {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the image is impossibly large"));
+        }
+        let mut image = Vec::new();
+        self.archive.copy_to(&member, &mut image)?;
+        let image = self.rewrite.apply(name, &image).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok(Some(Box::new(Cursor::new(image))))
+    }
+}
