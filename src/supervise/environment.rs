@@ -12,6 +12,10 @@ const BIND_NOW: &str = "LD_BIND_NOW";
 const TEMPORARY: [&str; 3] = ["TMPDIR", "TMP", "TEMP"];
 /// Our own settings are not the payload's.
 const OURS: &str = "CONDOR_CRIU_";
+/// By these variables HTCondor's procd finds processes that have left their family. They name daemons of this host by pid
+/// and start time; on another host, whose daemons may have the same ones (glideins in containers that started in the
+/// same second do), the procd would kill the payload together with somebody else's job. The sandbox lets nothing leave.
+const ANCESTORS: &str = "_CONDOR_ANCESTOR_";
 
 /// The payload's environment. `scratch` are the names of the scratch directory on this host (with and without symbolic
 /// links), `job_dir` its name inside, `directory` the payload's working directory inside.
@@ -22,7 +26,7 @@ pub fn payload(
     directory: &Path,
 ) -> Vec<(OsString, OsString)> {
     let mut environment: Vec<(OsString, OsString)> = given
-        .filter(|(name, _)| !name.as_bytes().starts_with(OURS.as_bytes()))
+        .filter(|(name, _)| [OURS, ANCESTORS].iter().all(|prefix| !name.as_bytes().starts_with(prefix.as_bytes())))
         .map(|(name, value)| {
             let value = scratch.iter().fold(value, |value, path| replace(&value, path, job_dir));
             (name, value)
@@ -83,6 +87,7 @@ mod tests {
             ("_CONDOR_JOB_AD", "/ex/dir_7/.job.ad"),
             ("LIBS", "/ex/dir_7/lib:/ex/dir_77/lib:/opt/ex/dir_7:/ex/dir_7"),
             ("CONDOR_CRIU_INTERVAL", "1h"),
+            ("_CONDOR_ANCESTOR_47", "65:1795448801:1676757279"),
             ("TMPDIR", "/somewhere"),
             ("TEMP", "/ex/dir_7"),
         ];
@@ -93,6 +98,7 @@ mod tests {
         assert_eq!(get("_CONDOR_JOB_AD"), Some("/job/.job.ad"));
         assert_eq!(get("LIBS"), Some("/job/lib:/ex/dir_77/lib:/opt/ex/dir_7:/job"));
         assert_eq!(get("CONDOR_CRIU_INTERVAL"), None);
+        assert_eq!(get("_CONDOR_ANCESTOR_47"), None);
         assert_eq!(get("TMPDIR"), Some("/tmp"));
         assert_eq!(get("TEMP"), Some("/tmp"));
         assert_eq!(get("TMP"), None);

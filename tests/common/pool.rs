@@ -268,3 +268,18 @@ fn run(mut command: Command, input: &str) -> Result<(), String> {
         false => Err(format!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr))),
     }
 }
+
+/// Makes each of these functions, which take a pool, a test on the shared pool of either series.
+#[allow(unused_macros, reason = "see common")]
+macro_rules! on_both_series {
+    ($($scenario:ident),* $(,)?) => {
+        mod series_23 {
+            $(#[test] fn $scenario() { super::$scenario(&crate::common::pool::Pool::shared(crate::common::pool::Series::V23)); })*
+        }
+        mod series_25 {
+            $(#[test] fn $scenario() { super::$scenario(&crate::common::pool::Pool::shared(crate::common::pool::Series::V25)); })*
+        }
+    };
+}
+#[allow(unused_imports, reason = "see common")]
+pub(crate) use on_both_series;
