@@ -4,8 +4,8 @@ pub mod archive;
 pub mod commit;
 pub mod inventory;
 pub mod manifest;
+pub mod streaming;
 
 pub use commit::Draft;
 pub use inventory::{Inputs, NotCarried};
 pub use manifest::{Manifest, Reason};
-pub mod streaming;

@@ -11,7 +11,7 @@ const GHOST_LIMIT: &str = "2000M";
 /// Where criu works, as the sandbox sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Places<'a> {
-    /// Images, or the socket through which they stream.
+    /// The folder of the socket through which images stream.
     pub images: &'a Path,
     /// The log and other by-products.
     pub work: &'a Path,
@@ -30,6 +30,8 @@ fn common(places: &Places<'_>, network: Network) -> Vec<String> {
         // Someone's /etc/criu/default.conf must not change what we ask for.
         "--no-default-config".into(),
         "--unprivileged".into(),
+        // Images go through pipes to us; none touches the disk.
+        "--stream".into(),
         "-D".into(),
         text(places.images),
         "-W".into(),

@@ -2,9 +2,9 @@
 
 pub mod command;
 pub mod find;
-pub mod log;
-
-pub use find::{Criu, find};
 pub mod images;
+pub mod log;
 pub mod stream;
 mod wire;
+
+pub use find::{Criu, find};

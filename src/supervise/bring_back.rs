@@ -5,11 +5,16 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use super::save::{IMAGES, REAPER, SHM, WORK};
+use super::save::{REAPER, SHM, WORK};
 use super::streams;
 use crate::checkpoint::archive::{ArchiveError, ExtractOptions, Reader, extract};
+use crate::checkpoint::streaming::ArchiveSource;
 use crate::checkpoint::{Inputs, Manifest, NotCarried, inventory, manifest};
+use crate::criu::images::Rewrite;
+use crate::criu::stream::{Cancel, Serve, StreamError};
 use crate::exit::{Exit, Failure};
 
 /// A checkpoint that has been opened and understood.
@@ -83,26 +88,72 @@ pub fn parse_manifest(what: &str, bytes: &[u8]) -> Result<Manifest, Failure> {
     serde_json::from_value(value).map_err(|error| Failure::start(what, format!("its manifest is not whole: {error}")))
 }
 
-/// Why this host cannot restore it, if it cannot: the identity's part. Processors and kernels are another's.
-pub fn refusal(manifest: &Manifest, groups: &[u32]) -> Option<String> {
-    // Groups that the sandbox does not map all read as the overflow gid, so that only their number can differ.
-    (manifest.identity.groups.len() != groups.len()).then(|| {
-        format!(
-            "the job's user had {} supplementary groups where the checkpoint was made and has {} here",
-            manifest.identity.groups.len(),
-            groups.len()
-        )
-    })
+/// What has to differ in the images on this host, which has these groups and this kernel.
+pub fn rewrite(manifest: &Manifest, groups: &[u32], kernel: &str) -> Rewrite {
+    /// The first kernel with MAP_DROPPABLE (criu-facts, section 10); older ones refuse such a mapping at a restore.
+    const DROPPABLE: (u32, u32) = (6, 11);
+    Rewrite {
+        groups: (manifest.identity.groups != groups).then(|| groups.to_vec()),
+        undrop: release(kernel).is_some_and(|here| here < DROPPABLE),
+    }
 }
 
-/// Puts every file back: the scratch directory, `/dev/shm` and criu's images.
+/// `6.12.107+deb13-amd64` → (6, 12)
+fn release(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// A restore that is being served: criu asks, the archive answers.
+pub struct Serving {
+    cancel: Cancel,
+    thread: JoinHandle<Result<(), StreamError>>,
+}
+
+impl Serving {
+    /// Listens for criu, which may be started after this. `broken` is called if the images cannot be given: criu may then wait
+    /// for ever.
+    pub fn begin(
+        opened: Arc<Opened>,
+        images: &Path,
+        rewrite: Rewrite,
+        threads: usize,
+        broken: impl FnOnce() + Send + 'static,
+    ) -> Result<Serving, Failure> {
+        let serve = Serve::listen(images).map_err(here)?;
+        let cancel = serve.cancel_handle();
+        let thread = std::thread::Builder::new().name("serve".into()).spawn(move || {
+            let result = serve.run(&ArchiveSource { archive: &opened.reader, rewrite, threads });
+            if result.is_err() {
+                broken();
+            }
+            result.map(drop)
+        });
+        Ok(Serving { cancel, thread: thread.map_err(here)? })
+    }
+
+    /// After criu's end: why the images could not be given, if so.
+    pub fn end(self, checkpoint: &Path) -> Option<Failure> {
+        self.cancel.cancel();
+        let error = self.thread.join().ok()?.err()?;
+        match &error {
+            StreamError::Cancelled => None,
+            StreamError::Image { source, .. } => {
+                let damage = source.get_ref().and_then(|inner| inner.downcast_ref::<ArchiveError>());
+                Some(damage.map_or_else(|| here(&error), |damage| archive_failure(checkpoint, damage)))
+            }
+            _ => Some(here(&error)),
+        }
+    }
+}
+
+/// Puts every file back: the scratch directory and `/dev/shm`.
 pub fn unpack(
     opened: &Opened,
     checkpoint: &Path,
     scratch: &Path,
     not_carried: &NotCarried,
     shm: &Path,
-    images: &Path,
     threads: usize,
 ) -> Result<Unpacked, Failure> {
     let manifest = &opened.manifest;
@@ -119,7 +170,7 @@ pub fn unpack(
     let inputs = Inputs::of_checkpoint(scratch, &manifest.inputs).map_err(here)?;
     // The payload's own links are restored as they were; they are followed only by the payload, in its sandbox.
     let options = ExtractOptions { threads, any_symlink: true, ..ExtractOptions::default() };
-    for (prefix, into) in [(WORK, scratch), (SHM, shm), (IMAGES, images)] {
+    for (prefix, into) in [(WORK, scratch), (SHM, shm)] {
         let directory = File::open(into).map_err(|error| here(format!("cannot open {}: {error}", into.display())))?;
         extract::extract(&opened.reader, prefix, directory.as_fd(), &options)
             .map_err(|error| archive_failure(checkpoint, &error))?;
@@ -134,4 +185,16 @@ pub fn unpack(
         tracing::warn!("{} is {bytes} bytes shorter than when the checkpoint was made", path.display());
     }
     Ok(Unpacked { inputs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_compared_by_number() {
+        assert_eq!(release("6.12.107+deb13-amd64"), Some((6, 12)));
+        assert!(release("6.1.0-9-amd64") < Some((6, 11)));
+        assert_eq!(release("unknown"), None);
+    }
 }

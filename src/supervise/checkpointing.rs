@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::events::{self, Event};
+use super::events::Event;
 use super::policy;
-use super::save::{self, Committed, Saver};
+use super::save::{self, Committed, Saving};
 use super::streams::{self, Stream};
 use super::supervisor::{State, Step, Supervisor, patience};
 use crate::checkpoint::Reason;
@@ -71,8 +71,25 @@ impl Supervisor {
         }
         let resident = self.sandbox.resident_bytes();
         tracing::info!(%reason, generation = self.generation + 1, resident_bytes = resident, "saving");
-        self.relays.pause();
         let began = Instant::now();
+        let sender = self.sender.clone();
+        let target = save::Target {
+            state_dir: self.launch.plan.state_dir(),
+            images,
+            checkpoint: self.launch.checkpoint.clone(),
+            began,
+            compression: self.launch.settings.compression,
+            threads: self.threads(),
+        };
+        match Saving::begin(target, move |result| drop(sender.send(Event::Packed(result.map(Box::new))))) {
+            Ok(saving) => self.saving = Some(saving),
+            Err(why) => {
+                tracing::error!("cannot save the payload: {why}");
+                self.go_on_after_failure();
+                return;
+            }
+        }
+        self.relays.pause();
         self.state = State::Dumping { reason, began };
         self.resident = resident;
         self.deadline = Some(began + self.launch.settings.dump_timeout.unwrap_or_else(|| patience(resident)));
@@ -83,10 +100,13 @@ impl Supervisor {
     /// criu ended: the tree is stopped and saved, or goes on.
     pub(super) fn dumped(&mut self, ended: Ended) -> Step {
         self.deadline = None;
-        let State::Dumping { reason, began } = self.state else { return None };
+        let (State::Dumping { reason, began }, Some(saving)) = (self.state, self.saving.take()) else { return None };
         if ended != Ended::Exited(0) {
             let cause = log::cause(&self.work_dir().join(command::DUMP_LOG), &self.work_dir().join("criu.out"));
-            tracing::error!("cannot save the payload: {}", cause.why);
+            match saving.end() {
+                Some(why) => tracing::error!("cannot save the payload: {why}"),
+                None => tracing::error!("cannot save the payload: {}", cause.why),
+            }
             if let Some(remedy) = &cause.remedy {
                 tracing::error!("what to do: {remedy}");
             }
@@ -97,28 +117,15 @@ impl Supervisor {
             return None;
         }
         self.state = State::Packing { reason, began };
-        let job = match self.save_job(reason, began) {
-            Ok(job) => job,
-            Err(why) => {
-                tracing::error!("cannot save the payload: {why}");
-                self.go_on_after_failure();
-                return None;
-            }
-        };
-        let images = self.images_dir();
-        let sender = self.sender.clone();
-        let packing = events::spawn("pack", move || {
-            let result = Saver::begin(job).and_then(|saver| saver.pack(&images)).map(Box::new);
-            let _ = sender.send(Event::Packed(result));
-        });
-        if let Err(error) = packing {
-            tracing::error!("cannot save the payload: {error}");
+        if let Err(why) = self.stopped(reason).and_then(|stopped| saving.go_on(stopped)) {
+            tracing::error!("cannot save the payload: {why}");
             self.go_on_after_failure();
         }
         None
     }
 
-    fn save_job(&self, reason: Reason, began: Instant) -> Result<save::Job, String> {
+    /// What there is to save beside criu's images.
+    fn stopped(&self, reason: Reason) -> Result<save::Stopped, String> {
         let launch = &self.launch;
         let uname = nix::sys::utsname::uname().map_err(|error| error.to_string())?;
         let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
@@ -155,18 +162,13 @@ impl Supervisor {
             cost: Cost { resident_bytes: self.resident, ..Cost::default() },
             history: History { run_seconds: self.history.run_seconds + self.ran(), ..self.history },
         };
-        Ok(save::Job {
+        Ok(save::Stopped {
             scratch: launch.job.scratch.clone(),
-            state_dir: launch.plan.state_dir(),
-            target: launch.checkpoint.clone(),
             shm: self.shm_path(),
             reaper: launch.plan.reaper.clone(),
             not_carried: launch.not_carried.clone(),
             inputs: std::sync::Arc::clone(&self.inputs),
             manifest,
-            began,
-            compression: launch.settings.compression,
-            threads: self.threads(),
         })
     }
 

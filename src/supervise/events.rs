@@ -19,6 +19,8 @@ pub enum Event {
     SandboxGone,
     /// The checkpoint's files are in place.
     Unpacked(Result<Unpacked, Failure>),
+    /// The images cannot be given to criu; the reason comes with criu's end.
+    StreamBroken,
     /// The checkpoint is committed, or why not.
     Packed(Result<Box<Committed>, String>),
 }

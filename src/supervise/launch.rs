@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::unistd::{getegid, geteuid};
@@ -51,10 +52,12 @@ pub struct Launch {
     pub identity: Identity,
     /// The groups that it sees.
     pub groups: Vec<u32>,
+    /// `uname -r`
+    pub kernel: String,
     /// The checkpoint file.
     pub checkpoint: PathBuf,
     /// What to restore, if there is something.
-    pub opened: Option<Opened>,
+    pub opened: Option<Arc<Opened>>,
     /// Name of the program, for the manifest.
     pub program: String,
     /// What the init knows.
@@ -88,7 +91,7 @@ pub fn prepare(options: &RunOptions) -> Result<Launch, Failure> {
     journal::open(&job.scratch, settings.log_level).map_err(unwritable)?;
     journal::say_where(&job, &settings);
 
-    let opened = bring_back::open(&checkpoint)?;
+    let opened = bring_back::open(&checkpoint)?.map(Arc::new);
     let criu = criu::find(settings.criu.as_deref(), &job.scratch)
         .map_err(|error| Failure::start("cannot checkpoint anything here", &error).with_remedy(error.remedy()))?;
     if criu.version < find::TESTED {
@@ -114,12 +117,6 @@ pub fn prepare(options: &RunOptions) -> Result<Launch, Failure> {
     let (inner_uid, inner_gid) = inner.unwrap_or((outer_uid.as_raw(), outer_gid.as_raw()));
     let identity = Identity { inner_uid, inner_gid, outer_uid, outer_gid };
     let groups = groups_inside(&identity)?;
-    if let Some(why) = opened.as_ref().and_then(|opened| bring_back::refusal(&opened.manifest, &groups)) {
-        return Err(Failure::start("cannot restore on this host", why)
-            .with_remedy("let the job run where its user is in the same groups")
-            .with_exit(Exit::CannotRestoreHere));
-    }
-
     let state_dir = job.scratch.join(STATE_DIR);
     make_state_dir(&state_dir).map_err(unwritable)?;
     let job_dir = opened.as_ref().map_or_else(|| settings.job_dir.clone(), |opened| opened.manifest.job_dir.clone());
@@ -141,7 +138,22 @@ pub fn prepare(options: &RunOptions) -> Result<Launch, Failure> {
         payload,
     };
     let program = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
-    Ok(Launch { job, settings, criu, streams, not_carried, identity, groups, checkpoint, opened, program, plan })
+    let uname = nix::sys::utsname::uname().map_err(|error| Failure::start("cannot read the kernel's name", error))?;
+    let kernel = uname.release().to_string_lossy().into_owned();
+    Ok(Launch {
+        job,
+        settings,
+        criu,
+        streams,
+        not_carried,
+        identity,
+        groups,
+        kernel,
+        checkpoint,
+        opened,
+        program,
+        plan,
+    })
 }
 
 impl Launch {

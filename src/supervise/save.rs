@@ -7,14 +7,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::checkpoint::archive::{Compression, Kind, Meta, Mtime, Summary, WriteOptions, Writer};
-use crate::checkpoint::manifest::{Cost, Input};
-use crate::checkpoint::{Draft, Inputs, Manifest, NotCarried, inventory};
+use crossbeam_channel::Sender;
 
-/// Prefix of criu's images in the archive.
-pub const IMAGES: &str = "images";
+use crate::checkpoint::archive::{Compression, Kind, Meta, Mtime, Summary, WriteOptions, Writer};
+use crate::checkpoint::manifest::Input;
+use crate::checkpoint::streaming::ArchiveSink;
+use crate::checkpoint::{Draft, Inputs, Manifest, NotCarried, inventory};
+use crate::criu::stream::{Cancel, Capture, StreamError};
+
 /// Prefix of the scratch directory's files in the archive.
 pub const WORK: &str = "work";
 /// Prefix of `/dev/shm` in the archive.
@@ -22,14 +25,26 @@ pub const SHM: &str = "shm";
 /// The reaper's executable in the archive: CRIU wants the same file at a restore, and a later condor-criu may have another.
 pub const REAPER: &str = "sandbox/reaper";
 
-/// What is to be saved, and where it lies.
-pub struct Job {
+/// What must be known before criu begins.
+pub struct Target {
+    /// Where the draft is written; in the same file system as `checkpoint`.
+    pub state_dir: PathBuf,
+    /// Where criu finds our socket.
+    pub images: PathBuf,
+    /// The checkpoint.
+    pub checkpoint: PathBuf,
+    /// When the dump began.
+    pub began: Instant,
+    /// How to pack.
+    pub compression: Compression,
+    /// With how many threads.
+    pub threads: usize,
+}
+
+/// What is saved when the tree is stopped.
+pub struct Stopped {
     /// The scratch directory on this host.
     pub scratch: PathBuf,
-    /// Where the draft is written; in the same file system as `target`.
-    pub state_dir: PathBuf,
-    /// The checkpoint.
-    pub target: PathBuf,
     /// A path to the sandbox's `/dev/shm`.
     pub shm: PathBuf,
     /// The reaper's executable.
@@ -40,12 +55,6 @@ pub struct Job {
     pub inputs: Arc<Mutex<Inputs>>,
     /// Everything of the manifest that is known before packing.
     pub manifest: Manifest,
-    /// When the dump began.
-    pub began: Instant,
-    /// How to pack.
-    pub compression: Compression,
-    /// With how many threads.
-    pub threads: usize,
 }
 
 /// A committed checkpoint.
@@ -59,80 +68,107 @@ pub struct Committed {
     pub seconds: f64,
 }
 
-/// A checkpoint that is being written.
-pub struct Saver {
-    job: Job,
-    draft: Draft,
-    writer: Writer,
+/// A checkpoint that is being taken: a thread that takes criu's images as they come, and then waits for word of how criu
+/// ended.
+pub struct Saving {
+    go: Sender<Stopped>,
+    cancel: Cancel,
+    thread: JoinHandle<Option<String>>,
 }
 
-impl Saver {
-    /// Opens the draft.
-    pub fn begin(job: Job) -> Result<Saver, String> {
-        let (draft, file) =
-            Draft::create(&job.state_dir, &job.target).map_err(|error| format!("cannot create the draft: {error}"))?;
-        let options = WriteOptions { compression: job.compression, threads: job.threads };
+impl Saving {
+    /// Opens the draft and listens for criu, which may be started after this. `done` is called with the end, if [`Saving::go_on`]
+    /// was.
+    pub fn begin(
+        target: Target,
+        done: impl FnOnce(Result<Committed, String>) + Send + 'static,
+    ) -> Result<Saving, String> {
+        let (draft, file) = Draft::create(&target.state_dir, &target.checkpoint)
+            .map_err(|error| format!("cannot create the draft: {error}"))?;
+        let options = WriteOptions { compression: target.compression, threads: target.threads };
         let writer = Writer::create(file, options).map_err(|error| error.to_string())?;
-        Ok(Saver { job, draft, writer })
+        let capture = Capture::listen(&target.images).map_err(|error| error.to_string())?;
+        let cancel = capture.cancel_handle();
+        let (go, stopped) = crossbeam_channel::bounded::<Stopped>(1);
+        let began = target.began;
+        let thread = std::thread::Builder::new().name("save".into()).spawn(move || {
+            match capture.run(&ArchiveSink(&writer)) {
+                Ok(_) => {}
+                Err(StreamError::Cancelled) => return None,
+                Err(error) => return Some(error.to_string()),
+            }
+            // Without a word criu has failed, and the draft goes away.
+            let Ok(stopped) = stopped.recv() else { return None };
+            done(Packer { stopped, draft, writer, began }.pack());
+            None
+        });
+        Ok(Saving { go, cancel, thread: thread.map_err(|error| error.to_string())? })
     }
 
-    /// Packs criu's images from a directory, the files and `/dev/shm`, and commits.
-    pub fn pack(self, images: &Path) -> Result<Committed, String> {
+    /// criu ended well: pack the rest and commit. An error is why the images are not whole after all.
+    pub fn go_on(self, stopped: Stopped) -> Result<(), String> {
+        match self.go.send(stopped) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.end().unwrap_or_else(|| "the images are not whole".into())),
+        }
+    }
+
+    /// criu failed. Returns why the images could not be taken, if that was the cause.
+    pub fn end(self) -> Option<String> {
+        self.cancel.cancel();
+        drop(self.go);
+        self.thread.join().ok().flatten()
+    }
+}
+
+struct Packer {
+    stopped: Stopped,
+    draft: Draft,
+    writer: Writer,
+    began: Instant,
+}
+
+impl Packer {
+    /// Adds the files and `/dev/shm` to the images, and commits.
+    fn pack(self) -> Result<Committed, String> {
         let packed = (|| {
-            self.add_images(images)?;
             self.add_reaper()?;
             let inputs = self.add_work()?;
-            self.add_tree(&self.job.shm, SHM, inventory::walk(&self.job.shm, &NotCarried::default())?)?;
+            let shm = &self.stopped.shm;
+            self.add_tree(shm, SHM, inventory::walk(shm, &NotCarried::default())?)?;
             Ok::<_, io::Error>(inputs)
         })();
         let inputs = packed.map_err(|error| format!("cannot pack: {error}"))?;
-        self.commit(inputs)
-    }
-
-    fn commit(self, inputs: Vec<Input>) -> Result<Committed, String> {
-        let mut manifest = self.job.manifest;
+        let mut manifest = self.stopped.manifest;
         manifest.inputs = inputs;
         manifest.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        manifest.cost = Cost { frozen_seconds: self.job.began.elapsed().as_secs_f64(), ..manifest.cost };
+        manifest.cost.frozen_seconds = self.began.elapsed().as_secs_f64();
         let text = serde_json::to_vec_pretty(&manifest).map_err(|error| error.to_string())?;
         let Summary { bytes_written, .. } =
             self.writer.finish(&text).map_err(|error| format!("cannot pack: {error}"))?;
         self.draft.commit().map_err(|error| format!("cannot commit: {error}"))?;
-        Ok(Committed { manifest, bytes: bytes_written, seconds: self.job.began.elapsed().as_secs_f64() })
-    }
-
-    fn add_images(&self, images: &Path) -> io::Result<()> {
-        let mut names: Vec<_> = fs::read_dir(images)?.collect::<Result<_, _>>()?;
-        names.sort_by_key(fs::DirEntry::file_name);
-        for entry in names {
-            let metadata = entry.metadata()?;
-            if metadata.is_file() {
-                let name = Path::new(IMAGES).join(entry.file_name());
-                self.writer.add_file(meta(&name, Kind::File, &metadata), &File::open(entry.path())?)?;
-            }
-        }
-        Ok(())
+        Ok(Committed { manifest, bytes: bytes_written, seconds: self.began.elapsed().as_secs_f64() })
     }
 
     fn add_reaper(&self) -> io::Result<()> {
-        let meta = Meta::file(REAPER, self.job.reaper.len() as u64);
-        Ok(self.writer.add(meta, Some(&mut self.job.reaper.as_slice()))?)
+        let meta = Meta::file(REAPER, self.stopped.reaper.len() as u64);
+        Ok(self.writer.add(meta, Some(&mut self.stopped.reaper.as_slice()))?)
     }
 
     /// The scratch directory; returns the inputs that were left out.
     fn add_work(&self) -> io::Result<Vec<Input>> {
-        let mut known = self.job.inputs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        while known.digest_one(&self.job.scratch) {}
+        let mut known = self.stopped.inputs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        while known.digest_one(&self.stopped.scratch) {}
         let mut inputs = Vec::new();
         let mut carried = Vec::new();
-        for (path, metadata) in inventory::walk(&self.job.scratch, &self.job.not_carried)? {
+        for (path, metadata) in inventory::walk(&self.stopped.scratch, &self.stopped.not_carried)? {
             match known.unchanged(&path, &metadata) {
                 Some(input) => inputs.push(input),
                 None => carried.push((path, metadata)),
             }
         }
         drop(known);
-        self.add_tree(&self.job.scratch, WORK, carried)?;
+        self.add_tree(&self.stopped.scratch, WORK, carried)?;
         Ok(inputs)
     }
 

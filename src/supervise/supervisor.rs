@@ -9,9 +9,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use nix::sys::signal::Signal;
 use signal_hook::iterator::Signals;
 
-use super::bring_back::{self, Unpacked};
+use super::bring_back::{self, Serving, Unpacked};
 use super::events::{self, Event};
 use super::launch::Launch;
+use super::save::Saving;
 use super::streams::{Relays, Stream};
 use crate::checkpoint::manifest::{History, Tree};
 use crate::checkpoint::{Inputs, Reason};
@@ -45,6 +46,9 @@ pub(super) struct Supervisor {
     pub(super) launch: Launch,
     pub(super) sandbox: Sandbox,
     pub(super) relays: Relays,
+    /// The checkpoint that is being taken.
+    pub(super) saving: Option<Saving>,
+    serving: Option<Serving>,
     pub(super) inputs: Arc<Mutex<Inputs>>,
     events: Receiver<Event>,
     pub(super) sender: Sender<Event>,
@@ -96,6 +100,8 @@ impl Supervisor {
             launch,
             sandbox,
             relays,
+            saving: None,
+            serving: None,
             inputs: Arc::new(Mutex::new(inputs)),
             events,
             sender,
@@ -155,6 +161,10 @@ impl Supervisor {
             Event::Signal(number) => self.signalled(number),
             Event::Sandbox(event) => self.sandbox_says(event),
             Event::Unpacked(result) => self.unpacked(result),
+            Event::StreamBroken => {
+                self.tell_init(&Request::KillCriu);
+                None
+            }
             Event::Packed(result) => self.packed(result),
             Event::SandboxGone => {
                 tracing::error!("the sandbox was killed from outside");
@@ -280,7 +290,7 @@ impl Supervisor {
 
     fn begin_unpacking(&mut self) -> Step {
         self.state = State::Unpacking;
-        let opened = self.launch.opened.take()?;
+        let opened = Arc::clone(self.launch.opened.as_ref()?);
         let manifest = &opened.manifest;
         tracing::info!(generation = manifest.generation, reason = %manifest.reason, from = %manifest.host.name, "restoring");
         let then = manifest.clock;
@@ -290,11 +300,10 @@ impl Supervisor {
         let checkpoint = self.launch.checkpoint.clone();
         let not_carried = self.launch.not_carried.clone();
         let shm = self.shm_path();
-        let images = self.images_dir();
         let threads = self.threads();
         let sender = self.sender.clone();
         let unpack = events::spawn("unpack", move || {
-            let result = bring_back::unpack(&opened, &checkpoint, &scratch, &not_carried, &shm, &images, threads);
+            let result = bring_back::unpack(&opened, &checkpoint, &scratch, &not_carried, &shm, threads);
             let _ = sender.send(Event::Unpacked(result));
         });
         unpack.err().map(|error| Err(Failure::start("cannot start", error)))
@@ -305,6 +314,15 @@ impl Supervisor {
             Err(failure) => Some(Err(failure)),
             Ok(unpacked) => {
                 self.inputs = Arc::new(Mutex::new(unpacked.inputs));
+                // Given away: when it is served, its memory is free again.
+                let opened = self.launch.opened.take()?;
+                let rewrite = bring_back::rewrite(&opened.manifest, &self.launch.groups, &self.launch.kernel);
+                let sender = self.sender.clone();
+                let broken = move || drop(sender.send(Event::StreamBroken));
+                match Serving::begin(opened, &self.images_dir(), rewrite, self.threads(), broken) {
+                    Ok(serving) => self.serving = Some(serving),
+                    Err(failure) => return Some(Err(failure)),
+                }
                 self.state = State::Restoring;
                 let size = self.launch.checkpoint.metadata().map_or(0, |metadata| metadata.len());
                 let timeout = self.launch.settings.restore_timeout;
@@ -319,7 +337,11 @@ impl Supervisor {
 
     fn restored(&mut self, ended: Ended, root: Option<i32>) -> Step {
         self.deadline = None;
+        let broken = self.serving.take().and_then(|serving| serving.end(&self.launch.checkpoint));
         let (Ended::Exited(0), Some(root), Some(tree)) = (ended, root, self.tree) else {
+            if let Some(failure) = broken {
+                return Some(Err(failure));
+            }
             let cause = log::cause(&self.work_dir().join(command::RESTORE_LOG), &self.work_dir().join("criu.out"));
             for line in &cause.lines {
                 tracing::error!("criu: {line}");
@@ -328,8 +350,6 @@ impl Supervisor {
         };
         self.tree = Some(Tree { root, ..tree });
         self.tell_init(&Request::Adopt { main: tree.main });
-        let _ = std::fs::remove_dir_all(self.images_dir());
-        let _ = std::fs::create_dir(self.images_dir());
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::info!(generation = self.generation, seconds, "the payload runs again");
         self.now_running();
