@@ -148,10 +148,10 @@ impl Init {
                 Ok(())
             }
             Request::Resume => {
-                for pid in tasks_in_state('T') {
-                    if !self.stopped_before.contains(&pid) {
-                        signal(Pid::from_raw(pid), libc::SIGCONT);
-                    }
+                // Also those that do not look stopped: criu may have ended before the stop signal that it left has taken
+                // effect, and SIGCONT takes that back too.
+                for pid in pids().into_iter().filter(|pid| !self.stopped_before.contains(pid)) {
+                    signal(Pid::from_raw(pid), libc::SIGCONT);
                 }
                 Ok(())
             }

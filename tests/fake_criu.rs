@@ -1,0 +1,165 @@
+//! What the real criu cannot be made to do at will: hang, die, lie. A shell script stands for it; what it does not play is
+//! passed on to the real one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
+
+mod common;
+
+use std::os::unix::process::ExitStatusExt;
+
+use common::local::{Bench, FIRST_USER, Host, assert_code, real_criu, starts_seen};
+use nix::sys::signal::Signal;
+
+const COUNT: &str = include_str!("payloads/count.py");
+
+/// Makes `play`, the body of a `case` over criu's first argument, this host's criu. The real one is in a folder beside it, which
+/// the sandbox binds with it; `$real` runs it.
+fn fake(host: &mut Host<'_>, play: &str) {
+    let folder = host.scratch.parent().unwrap().join("fake");
+    let copied = std::process::Command::new("cp").arg("-r").arg(real_criu()).arg(&folder).status().unwrap();
+    assert!(copied.success());
+    std::fs::rename(folder.join("lib"), folder.join("real-lib")).unwrap();
+    std::fs::rename(folder.join("criu"), folder.join("real-criu")).unwrap();
+    let script = format!(
+        "#!/bin/sh\nhere=${{0%/*}}\nreal=\"$here/real-lib/ld-linux-x86-64.so.2 --library-path $here/real-lib $here/real-criu\"\n\
+         case $1 in\n{play}\nesac\nexec $real \"$@\"\n"
+    );
+    std::fs::write(folder.join("criu"), script).unwrap();
+    std::fs::set_permissions(folder.join("criu"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    host.criu = folder.join("criu");
+}
+
+#[test]
+fn a_dump_that_fails_harms_nothing_and_the_signal_is_passed_on() {
+    let bench = Bench::new();
+    let mut host = bench.host("host", FIRST_USER);
+    fake(
+        &mut host,
+        "dump) echo 'Error (compel/src/lib/ptrace.c:27): suspending seccomp failed: Operation not permitted' >&2; exit 1;;",
+    );
+    let script = "trap 'echo saved myself; exit 7' TERM; for i in $(seq 200); do echo line$i; sleep 0.05; done";
+    let mut job = host.start(&["--", "sh", "-c", script]);
+    job.until_output("line3\n").signal(Signal::SIGTERM);
+    assert_code(&host, job.end(), 7);
+    assert!(host.stdout().ends_with("saved myself\n"), "{}", host.stdout());
+    assert!(host.log().contains("has a seccomp filter"), "{}", host.log());
+}
+
+#[test]
+fn a_dump_that_fails_leaves_the_checkpoint_before_it() {
+    let bench = Bench::new();
+    let mut host = bench.host("host", FIRST_USER);
+    host.write("count.py", COUNT);
+    let words = ["--", "python3", "count.py", "30"];
+    let mut job = host.start(&words);
+    job.until_output("line3 ").signal(Signal::SIGTERM);
+    assert_code(&host, job.end(), 85);
+    drop(job);
+    let before = std::fs::read(host.checkpoint()).unwrap();
+    fake(&mut host, "dump) exit 1;;");
+    let mut job = host.start(&words);
+    job.until_output("line6 ").signal(Signal::SIGUSR2);
+    job.until("condor-criu.log", "cannot save the payload");
+    assert_eq!(std::fs::read(host.checkpoint()).unwrap(), before);
+    assert_code(&host, job.end(), 42);
+    assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (30, 1));
+}
+
+#[test]
+fn a_dump_that_hangs_is_given_up() {
+    let bench = Bench::new();
+    let mut host = bench.host("host", FIRST_USER);
+    fake(&mut host, "dump) exec sleep 1000;;");
+    host.write("condor-criu.toml", "dump_timeout = '1s'");
+    host.write("count.py", COUNT);
+    let mut job = host.start(&["--", "python3", "count.py", "60"]);
+    job.until_output("line3 ").signal(Signal::SIGUSR2);
+    job.until("condor-criu.log", "did not end in time");
+    assert_code(&host, job.end(), 42);
+    assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (60, 1));
+}
+
+#[test]
+fn a_dump_that_dies_after_stopping_everything_is_undone() {
+    let bench = Bench::new();
+    let mut host = bench.host("host", FIRST_USER);
+    // Saved in truth, and the tree is stopped; then it says that it failed.
+    fake(&mut host, "dump) $real \"$@\"; kill -KILL $$;;");
+    host.write("count.py", COUNT);
+    let mut job = host.start(&["--", "python3", "count.py", "30"]);
+    job.until_output("line3 ").signal(Signal::SIGUSR2);
+    job.until("condor-criu.log", "cannot save the payload");
+    assert_code(&host, job.end(), 42);
+    assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (30, 1));
+    assert_eq!(std::fs::metadata(host.checkpoint()).unwrap().len(), 0);
+}
+
+#[test]
+fn a_child_that_was_stopped_before_a_failed_dump_stays_stopped() {
+    let bench = Bench::new();
+    let mut host = bench.host("host", FIRST_USER);
+    fake(&mut host, "dump) $real \"$@\"; exit 1;;");
+    let script = "sh -c 'kill -STOP $$; echo went on' & child=$!; for i in $(seq 40); do echo line$i; sleep 0.05; done; \
+                  grep State: /proc/$child/status; kill -CONT $child; wait";
+    let mut job = host.start(&["--", "sh", "-c", script]);
+    job.until_output("line9\n").signal(Signal::SIGUSR2);
+    job.until("condor-criu.log", "cannot save the payload");
+    assert_code(&host, job.end(), 0);
+    let output = host.stdout();
+    assert!(output.ends_with("State:\tT (stopped)\nwent on\n"), "{output}");
+}
+
+#[test]
+fn a_restore_that_hangs_or_fails_is_for_another_host() {
+    let bench = Bench::new();
+    let mut host = bench.host("host", FIRST_USER);
+    host.write("count.py", COUNT);
+    let words = ["--", "python3", "count.py", "20"];
+    let mut job = host.start(&words);
+    job.until_output("line3 ").signal(Signal::SIGTERM);
+    assert_code(&host, job.end(), 85);
+    drop(job);
+    let before = std::fs::read(host.checkpoint()).unwrap();
+    host.write("condor-criu.toml", "restore_timeout = '2s'");
+    fake(
+        &mut host,
+        "restore) [ -e /job/hang ] && exec sleep 1000; echo 'Error (criu/x.c:1): Something new' >&2; exit 1;;",
+    );
+    host.write("hang", "");
+    // Unknown files are removed before a restore; this one must stay.
+    host.write(".hang", "");
+    std::fs::write(host.criu.clone(), std::fs::read_to_string(&host.criu).unwrap().replace("/job/hang", "/job/.hang"))
+        .unwrap();
+    assert_code(&host, host.run(&words), 75);
+    assert!(host.log().contains("did not end in time"), "{}", host.log());
+    std::fs::remove_file(host.scratch.join(".hang")).unwrap();
+    assert_code(&host, host.run(&words), 75);
+    assert!(host.log().contains("CRIU says: Something new"), "{}", host.log());
+    assert_eq!(std::fs::read(host.checkpoint()).unwrap(), before);
+    // Elsewhere it goes on.
+    host.criu = real_criu();
+    assert_code(&host, host.run(&words), 42);
+    assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (20, 1));
+}
+
+#[test]
+fn the_death_of_the_supervisor_is_the_death_of_all() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    let mut job = host.start(&["--", "sh", "-c", "echo up; while :; do date +%s%N >tick; sleep 0.02; done"]);
+    job.until_output("up").until("tick", "1").signal(Signal::SIGKILL);
+    assert_eq!(job.end().signal(), Some(libc::SIGKILL));
+    // wait(2) says when we are gone; the kernel kills the namespace on its own time.
+    let mut last = host.read("tick");
+    let mut quiet = 0;
+    for _ in 0..500 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        let now = host.read("tick");
+        quiet = if now == last { quiet + 1 } else { 0 };
+        last = now;
+        if quiet == 50 {
+            return;
+        }
+    }
+    panic!("the payload lives on");
+}
