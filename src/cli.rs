@@ -21,6 +21,26 @@ pub enum Command {
     Run(Run),
     /// Try a program with evictions before submitting it, and compare with an uninterrupted run
     Rehearse(Rehearse),
+    /// What a checkpoint holds and what it needs from a host
+    Inspect {
+        /// The checkpoint
+        checkpoint: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read every byte of a checkpoint against its digests
+    Verify {
+        /// The checkpoint
+        checkpoint: PathBuf,
+    },
+    /// Plain CRIU images and files, for crit and friends
+    Extract {
+        /// The checkpoint
+        checkpoint: PathBuf,
+        /// Made if it does not exist
+        directory: PathBuf,
+    },
 }
 
 /// `condor-criu run`

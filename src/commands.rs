@@ -1,5 +1,6 @@
 //! From a parsed command line to the room that does it.
 
+use crate::checkpoint::inspect;
 use crate::cli::{Cli, Command, Rehearse, Run};
 use crate::exit::{Exit, Failure};
 use crate::rehearse;
@@ -11,6 +12,9 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Run(Run { settings, config, scratch, command }) => {
             supervise::run(&RunOptions { flags: settings.layer(), config, scratch, command })
         }
+        Command::Inspect { checkpoint, json } => inspect::inspect(&checkpoint, json),
+        Command::Verify { checkpoint } => inspect::verify(&checkpoint, threads()),
+        Command::Extract { checkpoint, directory } => inspect::extract_to(&checkpoint, &directory, threads()),
         Command::Rehearse(Rehearse { evict_every, evictions, signal, hard, transfer, keep, mut settings, command }) => {
             // Relative to where the user stands, not to a scratch directory.
             if let Some(criu) = &mut settings.criu
@@ -31,4 +35,8 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             })
         }
     }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

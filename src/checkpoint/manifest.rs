@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::exit::{Exit, Failure};
 use crate::sandbox::{ClockReadings, Network};
 
 /// Raised when an older condor-criu could not restore what a newer one writes.
@@ -151,6 +152,20 @@ pub struct History {
     pub vacates: u32,
     /// Mean of the seconds from the begin of a dump until the payload ran again, if that has been seen.
     pub gap_seconds: Option<f64>,
+}
+
+/// Reads a manifest, refusing a newer one by its number before its shape is looked at.
+pub fn parse(what: &str, bytes: &[u8]) -> Result<Manifest, Failure> {
+    let value: serde_json::Value = serde_json::from_slice(bytes)
+        .map_err(|error| Failure::start(what, format!("its manifest is no JSON: {error}")))?;
+    let format = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    if format > u64::from(FORMAT) {
+        let why = format!("it has format {format}; this condor-criu knows formats up to {}", FORMAT);
+        return Err(Failure::start(what, why)
+            .with_remedy("use the condor-criu that wrote it, or a newer one; the checkpoint is left as it was")
+            .with_exit(Exit::CannotRestoreHere));
+    }
+    serde_json::from_value(value).map_err(|error| Failure::start(what, format!("its manifest is not whole: {error}")))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod commit;
+pub mod inspect;
 pub mod inventory;
 pub mod manifest;
 pub mod streaming;

@@ -43,7 +43,7 @@ pub fn open(path: &Path) -> Result<Option<Opened>, Failure> {
         Err(ArchiveError::Empty) => return Ok(None),
         opened => opened.map_err(refused)?,
     };
-    let manifest = parse_manifest(&what(path), reader.manifest())?;
+    let manifest = manifest::parse(&what(path), reader.manifest())?;
     let mut reaper = Vec::new();
     reader.copy_to(REAPER, &mut reaper).map_err(refused)?;
     Ok(Some(Opened { reader, manifest, reaper }))
@@ -72,20 +72,6 @@ fn here(why: impl std::fmt::Display) -> Failure {
     Failure::start("cannot restore on this host", why)
         .with_remedy("the checkpoint is intact; let the job run on another host")
         .with_exit(Exit::CannotRestoreHere)
-}
-
-/// Reads a manifest, refusing a newer one by its number before its shape is looked at.
-pub fn parse_manifest(what: &str, bytes: &[u8]) -> Result<Manifest, Failure> {
-    let value: serde_json::Value = serde_json::from_slice(bytes)
-        .map_err(|error| Failure::start(what, format!("its manifest is no JSON: {error}")))?;
-    let format = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
-    if format > u64::from(manifest::FORMAT) {
-        let why = format!("it has format {format}; this condor-criu knows formats up to {}", manifest::FORMAT);
-        return Err(Failure::start(what, why)
-            .with_remedy("use the condor-criu that wrote it, or a newer one; the checkpoint is left as it was")
-            .with_exit(Exit::CannotRestoreHere));
-    }
-    serde_json::from_value(value).map_err(|error| Failure::start(what, format!("its manifest is not whole: {error}")))
 }
 
 /// What has to differ in the images on this host, which has these groups and this kernel.

@@ -419,11 +419,18 @@ impl Supervisor {
         PathBuf::from(format!("/proc/self/fd/{}", self.sandbox.shm().as_raw_fd()))
     }
 
+    /// As many as the slot has cpus: the host's count is not ours to use.
     pub(super) fn threads(&self) -> usize {
-        match self.launch.settings.threads {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            threads => threads,
+        let settings = self.launch.settings.threads;
+        if settings > 0 {
+            return settings;
         }
+        // Affinity and cgroup quota
+        let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let ads = [(&self.launch.job.machine, "Cpus"), (&self.launch.job.ad, "RequestCpus")];
+        let promised =
+            ads.iter().find_map(|(ad, name)| ad.as_ref()?.integer(name)).and_then(|cpus| usize::try_from(cpus).ok());
+        promised.unwrap_or(allowed).clamp(1, allowed)
     }
 
     pub(super) fn with_places<T>(&self, make: impl FnOnce(&command::Places<'_>) -> T) -> T {

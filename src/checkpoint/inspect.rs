@@ -1,0 +1,91 @@
+//! Looking into a checkpoint: `inspect`, `verify` and `extract`. They change nothing in it.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use super::Manifest;
+use super::archive::{ArchiveError, ExtractOptions, Reader, extract};
+use crate::exit::{Exit, Failure};
+
+fn cannot(what: &str, path: &Path, error: &ArchiveError) -> Failure {
+    Failure::start(format!("cannot {what} {}", path.display()), error).with_exit(Exit::Negative)
+}
+
+fn manifest(path: &Path, reader: &Reader) -> Result<Manifest, Failure> {
+    super::manifest::parse(&format!("cannot inspect {}", path.display()), reader.manifest())
+        .map_err(|failure| failure.with_exit(Exit::Negative))
+}
+
+/// Prints what the checkpoint holds and what it needs from a host.
+pub fn inspect(path: &Path, json: bool) -> Result<Exit, Failure> {
+    let reader = Reader::open(path).map_err(|error| cannot("inspect", path, &error))?;
+    let manifest = manifest(path, &reader)?;
+    let members: Vec<_> = reader.members().collect();
+    let content: u64 = members.iter().map(|member| member.size).sum();
+    let stored = path.metadata().map_or(0, |metadata| metadata.len());
+    if json {
+        let value = serde_json::json!({
+            "manifest": manifest, "bytes": stored, "content_bytes": content, "members": members.len(),
+        });
+        println!("{value:#}");
+        return Ok(Exit::Success);
+    }
+    let Manifest { generation, reason, program, host, identity, job_dir, network, inputs, history, .. } = &manifest;
+    let of_job = manifest.job.as_deref().map(|job| format!(" of job {job}")).unwrap_or_default();
+    println!("generation  {generation}{of_job}, taken at a {reason}, of {program}");
+    println!("made        {} by condor-criu {} with CRIU {}", when(manifest.created), manifest.condor_criu, host.criu);
+    println!("on          {}, kernel {}", host.name, host.kernel);
+    println!("run so far  {:.0} s", history.run_seconds);
+    println!("size        {stored} bytes for {content} bytes of content in {} members", members.len());
+    println!(
+        "needs       uid {} and gid {} inside, the job's directory at {}",
+        identity.uid,
+        identity.gid,
+        job_dir.display()
+    );
+    println!("network     {}", serde_json::to_string(network).unwrap_or_default().trim_matches('"'));
+    for input in inputs {
+        println!("input       {} ({} bytes), brought by HTCondor", input.path.display(), input.size);
+    }
+    for stream in manifest.streams.iter().filter(|stream| stream.descriptor != 0) {
+        println!("output      {} up to byte {}", stream.path.display(), stream.size);
+    }
+    for member in members {
+        println!("{:>12}  {}", member.size, member.name.as_path().display());
+    }
+    Ok(Exit::Success)
+}
+
+/// Seconds since the epoch as a date, UTC.
+fn when(seconds: u64) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// Reads every byte against its digests.
+pub fn verify(path: &Path, threads: usize) -> Result<Exit, Failure> {
+    let reader = Reader::open(path).map_err(|error| cannot("verify", path, &error))?;
+    manifest(path, &reader)?;
+    reader.verify(threads).map_err(|error| cannot("verify", path, &error))?;
+    println!("{}: whole, {} members in {} frames", path.display(), reader.members().count(), reader.frames().len());
+    Ok(Exit::Success)
+}
+
+/// Writes everything into a new directory, plain.
+pub fn extract_to(path: &Path, directory: &Path, threads: usize) -> Result<Exit, Failure> {
+    let reader = Reader::open(path).map_err(|error| cannot("extract", path, &error))?;
+    let what = format!("cannot extract into {}", directory.display());
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Failure::start(what, error).with_exit(Exit::Negative));
+        }
+        _ => {}
+    }
+    let into = File::open(directory).map_err(|error| Failure::start(what, error).with_exit(Exit::Negative))?;
+    let options = ExtractOptions { threads, ..ExtractOptions::default() };
+    let extracted =
+        extract::extract(&reader, "", into.as_fd(), &options).map_err(|error| cannot("extract", path, &error))?;
+    println!("{} members, {} bytes", extracted.members, extracted.bytes);
+    Ok(Exit::Success)
+}
