@@ -56,6 +56,8 @@ pub fn inside_sandbox(streams: &[Stream; 3], job_dir: &Path) -> [StdioPath; 3] {
             (_, 0) => OFlag::O_RDONLY,
             // At the end, as HTCondor does at a restart in place; CRIU then does not insist on the size either.
             (Stream::File(_), _) => OFlag::O_WRONLY | OFlag::O_APPEND,
+            // CRIU saves what is still in a pipe only if it sees an end that can be read (criu/pipes.c).
+            (Stream::Relayed, _) => OFlag::O_RDWR,
             _ => OFlag::O_WRONLY,
         };
         let path = match &streams[number] {

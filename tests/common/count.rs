@@ -1,4 +1,4 @@
-//! The payload `tests/payloads/count` as a job under condor-criu, and what it must have left at its end.
+//! Jobs under condor-criu: the payload `tests/payloads/count`, and what it must have left at its end.
 
 use std::time::Duration;
 
@@ -15,11 +15,23 @@ const PACE: &str = "0.1";
 
 const CHECKPOINT: &str = "criu-checkpoint.tar.zst";
 
+/// What the documentation tells a user to write; a vacated job runs on the other host.
+pub const SUBMIT: &str = "\
+executable = /opt/condor-criu/condor-criu
+when_to_transfer_output = ON_EXIT_OR_EVICT
+checkpoint_exit_code = 85
+transfer_checkpoint_files = criu-checkpoint.tar.zst,condor-criu.log
+job_machine_attrs = Machine
+requirements = TARGET.Machine =!= MY.MachineAttrMachine0
+";
+
 /// What is to be submitted.
 pub struct Count {
     steps: usize,
     end: &'static str,
     flags: &'static str,
+    program: &'static str,
+    place: &'static str,
     lines: String,
     outputs: Option<&'static str>,
 }
@@ -27,16 +39,27 @@ pub struct Count {
 impl Count {
     /// So many steps, exit code 42, and checkpoints only at a vacate. A vacated job runs on the other host.
     pub fn to(steps: usize) -> Count {
-        let lines = format!(
-            "executable = /opt/condor-criu/condor-criu\n\
-             transfer_input_files = count\n\
-             when_to_transfer_output = ON_EXIT_OR_EVICT\n\
-             checkpoint_exit_code = 85\n\
-             transfer_checkpoint_files = {CHECKPOINT},condor-criu.log\n\
-             job_machine_attrs = Machine\n\
-             requirements = TARGET.Machine =!= MY.MachineAttrMachine0\n"
-        );
-        Count { steps, end: "42", flags: "--interval never", lines, outputs: Some("results,sums") }
+        Count {
+            steps,
+            end: "42",
+            flags: "--interval never",
+            program: "./count",
+            place: "count",
+            lines: SUBMIT.to_owned(),
+            outputs: Some("results,sums"),
+        }
+    }
+
+    /// Written in another way, with the program's file at another place.
+    pub fn program(self, program: &'static str, place: &'static str) -> Count {
+        Count { program, place, ..self }
+    }
+
+    /// Without the line of the submit file that begins with this.
+    pub fn without(mut self, line: &str) -> Count {
+        let keep = |text: &&str| !text.starts_with(line);
+        self.lines = self.lines.lines().filter(keep).fold(String::new(), |all, text| all + text + "\n");
+        self
     }
 
     /// Another exit code, or the signal (`SEGV`) that it dies by.
@@ -64,12 +87,14 @@ impl Count {
     /// Submits it.
     #[track_caller]
     pub fn submit(self, pool: &Pool) -> Counting<'_> {
-        let Count { steps, end, flags, mut lines, outputs } = self;
+        let Count { steps, end, flags, program, place, mut lines, outputs } = self;
+        let file = place.split('/').next().unwrap_or(place);
+        lines += &format!("transfer_input_files = {file}\n");
         if let Some(outputs) = outputs {
             lines += &format!("transfer_output_files = {outputs},{CHECKPOINT},condor-criu.log\n");
         }
-        lines += &format!("arguments = run --criu /opt/criu {flags} -- ./count {steps} {PACE} {end}\n");
-        let job = pool.submit(&lines, &[File::program("count", include_str!("../payloads/count"))]);
+        lines += &format!("arguments = run --criu /opt/criu {flags} -- {program} {steps} {PACE} {end}\n");
+        let job = pool.submit(&lines, &[File::program(place, include_str!("../payloads/count"))]);
         Counting { job, steps, end, deep: outputs.is_some() }
     }
 }
@@ -86,7 +111,7 @@ impl Counting<'_> {
     /// Waits until it has come to this step; returns where.
     #[track_caller]
     pub fn reaches(&self, step: usize) -> Host {
-        self.job.wait_for(Condition::Scratch("_condor_stdout", format!(" step {step} ")), PATIENCE);
+        self.job.wait_for(Condition::Scratch("sums", format!("step {step} sum")), PATIENCE);
         self.job.host()
     }
 

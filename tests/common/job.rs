@@ -128,7 +128,8 @@ impl<'p> Job<'p> {
         let submit = File::data("job.sub", format!("{DEFAULTS}{text}{queue}"));
         for file in files.iter().chain([&submit]) {
             let path = folder.join(&file.name);
-            fs::write(&path, &file.contents)
+            fs::create_dir_all(path.parent().unwrap_or(&folder))
+                .and_then(|()| fs::write(&path, &file.contents))
                 .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(file.mode)))
                 .unwrap_or_else(|error| panic!("{} cannot be written: {error}", path.display()));
         }
