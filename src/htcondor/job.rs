@@ -46,8 +46,9 @@ impl Job {
     /// The exit code that HTCondor takes for a checkpoint, if the job promises one.
     pub fn checkpoint_code(&self) -> Option<u8> {
         let ad = self.ad.as_ref()?;
-        // WantFTOnCheckpoint alone makes a plain exit 0 "the checkpoint"; nobody wants that (htcondor-facts, 1).
-        if ad.boolean("WantFTOnCheckpoint") == Some(false) {
+        // Submit sets it with the code, a transform does not. Without it the code would be the end of the job; without a code,
+        // a plain exit 0 would be "the checkpoint", and nobody wants that (htcondor-facts, section 1).
+        if ad.boolean("WantFTOnCheckpoint") != Some(true) {
             return None;
         }
         ad.integer("SuccessCheckpointExitCode").and_then(|code| u8::try_from(code).ok()).filter(|&code| code != 0)
@@ -62,6 +63,12 @@ impl Job {
     pub fn checkpoint_signal(&self) -> Option<Signal> {
         let ad = self.ad.as_ref()?;
         (ad.boolean("WantCheckpointSignal") == Some(true)).then(|| signal_attribute(ad, "CheckpointSig"))?
+    }
+
+    /// Where the starter's chirp socket is described.
+    pub fn chirp_config(&self) -> Option<PathBuf> {
+        self.ad.as_ref()?;
+        Some(env::var_os("_CONDOR_CHIRP_CONFIG").map_or_else(|| self.scratch.join(".chirp.config"), PathBuf::from))
     }
 
     /// `cluster.proc`, if the ad has them.
@@ -96,9 +103,11 @@ mod tests {
 
     #[test]
     fn the_checkpoint_code_is_only_what_the_ad_promises() {
-        assert_eq!(job("SuccessCheckpointExitCode = 77").checkpoint_code(), Some(77));
-        assert_eq!(job("SuccessCheckpointExitCode = 0").checkpoint_code(), None);
-        assert_eq!(job("SuccessCheckpointExitCode = 256").checkpoint_code(), None);
+        let code = |code: i32| {
+            job(&format!("SuccessCheckpointExitCode = {code}\nWantFTOnCheckpoint = true")).checkpoint_code()
+        };
+        assert_eq!((code(77), code(0), code(256)), (Some(77), None, None));
+        assert_eq!(job("SuccessCheckpointExitCode = 77").checkpoint_code(), None);
         assert_eq!(job("WantFTOnCheckpoint = true").checkpoint_code(), None);
     }
 
