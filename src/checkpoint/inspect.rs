@@ -58,8 +58,12 @@ pub fn inspect(path: &Path, json: bool) -> Result<Exit, Failure> {
 }
 
 /// Seconds since the epoch as a date, UTC.
-fn when(seconds: u64) -> String {
-    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+fn when(seconds: f64) -> String {
+    // A manifest may say anything; the end of representable time is late enough.
+    let since = std::time::Duration::try_from_secs_f64(seconds)
+        .unwrap_or_default()
+        .min(std::time::Duration::from_secs(1 << 36));
+    let time = std::time::UNIX_EPOCH + since;
     humantime::format_rfc3339_seconds(time).to_string()
 }
 

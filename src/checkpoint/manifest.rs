@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Exit, Failure};
+use crate::exit::{Ended, Exit, Failure};
 use crate::sandbox::{ClockReadings, Network};
 
 /// Raised when an older condor-criu could not restore what a newer one writes.
@@ -44,7 +44,7 @@ pub struct Manifest {
     /// 1 for the first checkpoint of a job.
     pub generation: u64,
     /// Seconds since the epoch.
-    pub created: u64,
+    pub created: f64,
     /// Why.
     pub reason: Reason,
     /// `cluster.proc`, if HTCondor said so.
@@ -73,6 +73,9 @@ pub struct Manifest {
     pub relayed: Vec<u8>,
     /// Files that the job was given and has not changed: not carried, because HTCondor brings them again.
     pub inputs: Vec<Input>,
+    /// The payload has ended, and only its status is left to be told: HTCondor had been promised a checkpoint first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Ended>,
     /// What it took.
     pub cost: Cost,
     /// What the payload has been through, over all its generations.
@@ -139,8 +142,6 @@ pub struct Cost {
     pub frozen_seconds: f64,
     /// Resident memory of the payload when the dump began, in bytes.
     pub resident_bytes: u64,
-    /// Content of images and files before compression, in bytes.
-    pub raw_bytes: u64,
 }
 
 /// Over all generations.
@@ -150,7 +151,8 @@ pub struct History {
     pub run_seconds: f64,
     /// How often it was vacated.
     pub vacates: u32,
-    /// Mean of the seconds from the begin of a dump until the payload ran again, if that has been seen.
+    /// Seconds from the begin of a periodic dump until the payload ran again in place, the last two weighed equally, if that has
+    /// been seen.
     pub gap_seconds: Option<f64>,
 }
 
@@ -177,7 +179,7 @@ mod tests {
         let manifest = Manifest {
             format: FORMAT,
             generation: 3,
-            created: 1,
+            created: 1.5,
             reason: Reason::Vacate,
             job: Some("1.0".into()),
             program: "sim".into(),
@@ -192,6 +194,7 @@ mod tests {
             streams: vec![],
             relayed: vec![],
             inputs: vec![],
+            finished: None,
             cost: Cost::default(),
             history: History::default(),
         };

@@ -1,17 +1,21 @@
 //! The supervisor's part in a checkpoint: when, the dump, what follows a success and what follows a failure.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::events::Event;
-use super::policy;
+use super::policy::{self, Fit};
 use super::save::{self, Committed, Saving};
 use super::streams::{self, Stream};
 use super::supervisor::{State, Step, Supervisor, patience};
 use crate::checkpoint::Reason;
+use crate::checkpoint::archive::Compression;
 use crate::checkpoint::manifest::{self, Cost, History, Host, Inner, Manifest};
 use crate::criu::{command, log};
-use crate::exit::Ended;
+use crate::exit::{Ended, Exit};
+use crate::htcondor::advice::vacate_window;
+use crate::htcondor::chirp::Attribute;
 use crate::sandbox::{ClockReadings, CriuJob, Request};
 use crate::settings::Interval;
 
@@ -29,12 +33,14 @@ impl Supervisor {
         if self.launch.job.checkpoint_code().is_none() || settings.interval == Interval::Never {
             return;
         }
+        let cost = Duration::from_secs_f64(self.last_cost());
+        let ran = Duration::from_secs_f64(self.history.run_seconds + self.ran());
         let regular = match settings.interval {
             Interval::Never => return,
             Interval::Every(interval) => interval,
             Interval::Auto => policy::optimal_interval(
-                Duration::from_secs_f64(self.last_cost()),
-                settings.mean_time_between_evictions,
+                cost,
+                policy::mean_time(settings.mean_time_between_evictions, ran, self.history.vacates),
                 settings.checkpoint_share,
             ),
         };
@@ -42,12 +48,21 @@ impl Supervisor {
             Some(first) if self.generation == 0 => regular.min(first),
             _ => regular,
         };
-        let wait = if self.failures > 0 {
-            wait.max(RETRY * 2_u32.pow((self.failures - 1).min(RETRY_DOUBLINGS)))
-        } else {
-            wait
-        };
-        tracing::info!(seconds = wait.as_secs_f64(), "next checkpoint");
+        let seed = format!("{} {}", self.launch.job.id().unwrap_or_default(), self.generation);
+        let mut wait = wait.mul_f64(policy::jitter(&seed));
+        if self.failures > 0 {
+            wait = wait.max(RETRY * 2_u32.pow((self.failures - 1).min(RETRY_DOUBLINGS)));
+        }
+        self.next_reason = Reason::Interval;
+        let end = self.launch.job.machine.as_ref().and_then(policy::known_end);
+        if let Some(left) = end.and_then(|end| Duration::try_from_secs_f64(end - save::now()).ok())
+            && let Some(deadline) = left.checked_sub(policy::margin(cost))
+            && deadline < wait
+        {
+            wait = deadline;
+            self.next_reason = Reason::Deadline;
+        }
+        tracing::info!(seconds = wait.as_secs_f64(), reason = %self.next_reason, "next checkpoint");
         self.next_checkpoint = Some(Instant::now() + wait);
     }
 
@@ -55,38 +70,60 @@ impl Supervisor {
     fn last_cost(&self) -> f64 {
         /// Measured on a real pool: exit 85 to running again takes 1 to 2 s for a small job (htcondor-facts, section 10).
         const SMALL: f64 = 2.0;
-        self.history.gap_seconds.unwrap_or(SMALL)
+        let frozen = self.last_cost.map_or(0.0, |cost| cost.frozen_seconds);
+        self.history.gap_seconds.unwrap_or(frozen + SMALL)
+    }
+
+    /// How this checkpoint is packed; `None` if it would not be done before a vacate's end and an older one is there.
+    fn compression(&self, reason: Reason, resident: u64) -> Option<Compression> {
+        let set = self.launch.settings.compression;
+        if reason != Reason::Vacate {
+            return Some(set);
+        }
+        let window = vacate_window(&self.launch.job);
+        let last = self.last_cost.map(|cost| (cost.resident_bytes, cost.frozen_seconds));
+        match policy::fits(resident, last, window) {
+            Fit::Well => Some(set),
+            Fit::Barely if set == Compression::Auto => {
+                tracing::warn!("the vacate leaves {} s: saving without compression", window.as_secs());
+                Some(Compression::None)
+            }
+            Fit::Barely => Some(set),
+            Fit::Not(missing) if self.generation > 0 => {
+                self.warn(format!(
+                    "a checkpoint needs {} s more than the {} s that a vacate leaves: generation {} stands; raise job_max_vacate_time",
+                    missing.as_secs(),
+                    window.as_secs(),
+                    self.generation
+                ));
+                None
+            }
+            Fit::Not(_) => Some(if set == Compression::Auto { Compression::None } else { set }),
+        }
     }
 
     /// Begins a dump.
-    pub(super) fn begin_checkpoint(&mut self, reason: Reason) {
-        let Some(tree) = self.tree else { return };
+    pub(super) fn begin_checkpoint(&mut self, reason: Reason) -> Step {
+        let tree = self.tree?;
         self.next_checkpoint = None;
         let images = self.images_dir();
         let _ = fs::remove_dir_all(&images);
         if let Err(error) = fs::create_dir(&images) {
-            tracing::error!("cannot checkpoint: cannot create {}: {error}", images.display());
-            self.go_on_after_failure();
-            return;
+            self.go_on_after_failure(&format!("cannot create {}: {error}", images.display()));
+            return None;
         }
         let resident = self.sandbox.resident_bytes();
+        let Some(compression) = self.compression(reason, resident) else { return Some(Ok(self.checkpointed())) };
         tracing::info!(%reason, generation = self.generation + 1, resident_bytes = resident, "saving");
         let began = Instant::now();
         let sender = self.sender.clone();
-        let target = save::Target {
-            state_dir: self.launch.plan.state_dir(),
-            images,
-            checkpoint: self.launch.checkpoint.clone(),
-            began,
-            compression: self.launch.settings.compression,
-            threads: self.threads(),
-        };
+        self.chirp.tell(Attribute::State("saving"));
+        let target = self.target(images, began, compression);
         match Saving::begin(target, move |result| drop(sender.send(Event::Packed(result.map(Box::new))))) {
             Ok(saving) => self.saving = Some(saving),
             Err(why) => {
-                tracing::error!("cannot save the payload: {why}");
-                self.go_on_after_failure();
-                return;
+                self.go_on_after_failure(&why);
+                return None;
             }
         }
         self.relays.pause();
@@ -95,6 +132,43 @@ impl Supervisor {
         self.deadline = Some(began + self.launch.settings.dump_timeout.unwrap_or_else(|| patience(resident)));
         let args = self.with_places(|places| command::dump(places, self.launch.plan.network, tree.root));
         self.tell_init(&Request::Criu { job: CriuJob::Dump, args });
+        None
+    }
+
+    fn target(&self, images: PathBuf, began: Instant, compression: Compression) -> save::Target {
+        save::Target {
+            state_dir: self.launch.plan.state_dir(),
+            images,
+            checkpoint: self.launch.checkpoint.clone(),
+            began,
+            compression,
+            threads: self.threads(),
+        }
+    }
+
+    /// The payload ended after HTCondor had been promised a checkpoint: its next exit must be one, and the status comes after it.
+    pub(super) fn save_the_end(&mut self, ended: Ended) -> Result<(), String> {
+        // A dump that was under way has nothing to save any more.
+        if let Some(saving) = self.saving.take() {
+            let _ = saving.end();
+        }
+        let began = Instant::now();
+        let mut stopped = self.stopped(Reason::Signal)?;
+        stopped.manifest.finished = Some(ended);
+        let sender = self.sender.clone();
+        let target = self.target(self.images_dir(), began, self.launch.settings.compression);
+        save::finished(target, stopped, move |result| drop(sender.send(Event::Packed(result.map(Box::new)))))
+            .map_err(|error| error.to_string())?;
+        self.deadline = None;
+        self.ended = Some(ended);
+        self.state = State::Packing { reason: Reason::Signal, began };
+        Ok(())
+    }
+
+    /// Says it in the log and to the pool.
+    pub(super) fn warn(&self, text: String) {
+        tracing::warn!("{text}");
+        self.chirp.tell(Attribute::Warning(text));
     }
 
     /// criu ended: the tree is stopped and saved, or goes on.
@@ -103,23 +177,19 @@ impl Supervisor {
         let (State::Dumping { reason, began }, Some(saving)) = (self.state, self.saving.take()) else { return None };
         if ended != Ended::Exited(0) {
             let cause = log::cause(&self.work_dir().join(command::DUMP_LOG), &self.work_dir().join("criu.out"));
-            match saving.end() {
-                Some(why) => tracing::error!("cannot save the payload: {why}"),
-                None => tracing::error!("cannot save the payload: {}", cause.why),
-            }
-            if let Some(remedy) = &cause.remedy {
-                tracing::error!("what to do: {remedy}");
-            }
+            let why = saving.end().unwrap_or(cause.why);
             for line in &cause.lines {
-                tracing::error!("criu: {line}");
+                tracing::warn!("criu: {line}");
             }
-            self.go_on_after_failure();
+            match &cause.remedy {
+                Some(remedy) => self.go_on_after_failure(&format!("{why}; what to do: {remedy}")),
+                None => self.go_on_after_failure(&why),
+            }
             return None;
         }
         self.state = State::Packing { reason, began };
         if let Err(why) = self.stopped(reason).and_then(|stopped| saving.go_on(stopped)) {
-            tracing::error!("cannot save the payload: {why}");
-            self.go_on_after_failure();
+            self.go_on_after_failure(&why);
         }
         None
     }
@@ -127,8 +197,6 @@ impl Supervisor {
     /// What there is to save beside criu's images.
     fn stopped(&self, reason: Reason) -> Result<save::Stopped, String> {
         let launch = &self.launch;
-        let uname = nix::sys::utsname::uname().map_err(|error| error.to_string())?;
-        let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
         let clock = ClockReadings::now().map_err(|error| error.to_string())?.seen_with(self.offsets);
         let mode = std::os::unix::fs::PermissionsExt::mode(
             &fs::metadata(&launch.job.scratch).map_err(|error| error.to_string())?.permissions(),
@@ -136,14 +204,14 @@ impl Supervisor {
         let manifest = Manifest {
             format: manifest::FORMAT,
             generation: self.generation + 1,
-            created: 0,
+            created: 0.0,
             reason,
             job: launch.job.id(),
             program: launch.program.clone(),
             condor_criu: env!("CARGO_PKG_VERSION").to_owned(),
             host: Host {
-                name: text(uname.nodename()),
-                kernel: text(uname.release()),
+                name: launch.host.clone(),
+                kernel: launch.kernel.clone(),
                 criu: launch.criu.version.to_string(),
             },
             identity: Inner {
@@ -159,6 +227,7 @@ impl Supervisor {
             streams: streams::sizes(&launch.streams, &launch.job.scratch),
             relayed: (0..3).filter(|number| launch.streams[usize::from(*number)] == Stream::Relayed).collect(),
             inputs: Vec::new(),
+            finished: None,
             cost: Cost { resident_bytes: self.resident, ..Cost::default() },
             history: History { run_seconds: self.history.run_seconds + self.ran(), ..self.history },
         };
@@ -187,6 +256,13 @@ impl Supervisor {
                     "committed"
                 );
                 self.failures = 0;
+                self.last_cost = Some(committed.manifest.cost);
+                self.chirp.tell(Attribute::State("saved"));
+                self.chirp.tell(Attribute::Generation(self.generation));
+                self.chirp.tell(Attribute::CheckpointBytes(committed.bytes));
+                self.chirp.tell(Attribute::FrozenSeconds(committed.manifest.cost.frozen_seconds));
+                self.chirp.tell(Attribute::LastCheckpointTime(committed.manifest.created as u64));
+                self.chirp.log(format!("condor-criu: checkpoint {} of {} bytes", self.generation, committed.bytes));
                 let leave = self.vacate.is_some() || self.launch.job.checkpoint_code().is_some();
                 if leave {
                     return Some(Ok(self.checkpointed()));
@@ -194,11 +270,16 @@ impl Supervisor {
                 self.thaw();
                 None
             }
-            Err(why) => {
-                tracing::error!("cannot save the payload: {why}; the checkpoint before it stands");
-                self.go_on_after_failure();
-                None
-            }
+            Err(why) => match self.ended {
+                Some(ended) => {
+                    tracing::error!("cannot save the payload's end: {why}");
+                    Some(Ok(Exit::Payload(ended)))
+                }
+                None => {
+                    self.go_on_after_failure(&why);
+                    None
+                }
+            },
         }
     }
 
@@ -209,12 +290,15 @@ impl Supervisor {
         save::remove_link_remaps(&self.launch.job.scratch, &self.launch.not_carried);
         let _ = fs::remove_dir_all(self.images_dir());
         self.state = State::Running;
+        self.chirp.tell(Attribute::State("running"));
         self.schedule();
     }
 
     /// The payload goes on unharmed. If we were asked to leave, it gets the signal, so that a program with a handler of
     /// its own can use it.
-    fn go_on_after_failure(&mut self) {
+    fn go_on_after_failure(&mut self, why: &str) {
+        tracing::error!("cannot save the payload: {why}");
+        self.chirp.tell(Attribute::Warning(format!("cannot be saved: {why}")));
         self.failures += 1;
         self.thaw();
         if let Some(signal) = self.vacate {

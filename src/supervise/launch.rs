@@ -54,6 +54,8 @@ pub struct Launch {
     pub groups: Vec<u32>,
     /// `uname -r`
     pub kernel: String,
+    /// `uname -n`
+    pub host: String,
     /// The checkpoint file.
     pub checkpoint: PathBuf,
     /// What to restore, if there is something.
@@ -140,6 +142,7 @@ pub fn prepare(options: &RunOptions) -> Result<Launch, Failure> {
     let program = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
     let uname = nix::sys::utsname::uname().map_err(|error| Failure::start("cannot read the kernel's name", error))?;
     let kernel = uname.release().to_string_lossy().into_owned();
+    let host = uname.nodename().to_string_lossy().into_owned();
     Ok(Launch {
         job,
         settings,
@@ -149,6 +152,7 @@ pub fn prepare(options: &RunOptions) -> Result<Launch, Failure> {
         identity,
         groups,
         kernel,
+        host,
         checkpoint,
         opened,
         program,

@@ -68,6 +68,24 @@ pub struct Committed {
     pub seconds: f64,
 }
 
+/// Seconds since the epoch.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Saves the files of a payload that has ended, with its status in the manifest: there are no images.
+pub fn finished(
+    target: Target,
+    stopped: Stopped,
+    done: impl FnOnce(Result<Committed, String>) + Send + 'static,
+) -> io::Result<()> {
+    let (draft, file) = Draft::create(&target.state_dir, &target.checkpoint)?;
+    let options = WriteOptions { compression: target.compression, threads: target.threads };
+    let writer = Writer::create(file, options)?;
+    let work = move || done(Packer { stopped, draft, writer, began: target.began }.pack());
+    std::thread::Builder::new().name("save".into()).spawn(work).map(drop)
+}
+
 /// A checkpoint that is being taken: a thread that takes criu's images as they come, and then waits for word of how criu
 /// ended.
 pub struct Saving {
@@ -141,7 +159,7 @@ impl Packer {
         let inputs = packed.map_err(|error| format!("cannot pack: {error}"))?;
         let mut manifest = self.stopped.manifest;
         manifest.inputs = inputs;
-        manifest.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        manifest.created = now();
         manifest.cost.frozen_seconds = self.began.elapsed().as_secs_f64();
         let text = serde_json::to_vec_pretty(&manifest).map_err(|error| error.to_string())?;
         let Summary { bytes_written, .. } =

@@ -11,13 +11,17 @@ use signal_hook::iterator::Signals;
 
 use super::bring_back::{self, Serving, Unpacked};
 use super::events::{self, Event};
+use super::journal;
 use super::launch::Launch;
-use super::save::Saving;
+use super::save::{self, Saving};
 use super::streams::{Relays, Stream};
-use crate::checkpoint::manifest::{History, Tree};
+use crate::checkpoint::manifest::{Cost, History, Tree};
 use crate::checkpoint::{Inputs, Reason};
 use crate::criu::{command, log};
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended, Exit, Failure};
+use crate::htcondor::advice::advice;
+use crate::htcondor::chirp::{Attribute, Chirp};
+use crate::htcondor::placeholders;
 use crate::sandbox::{self, ClockOffsets, ClockReadings, CriuJob, Request, STATE_DIR, Sandbox};
 
 /// Bytes a second that even a slow disk and a busy processor manage; it only decides when criu is given up.
@@ -62,12 +66,26 @@ pub(super) struct Supervisor {
     pub(super) deadline: Option<Instant>,
     /// When the next checkpoint is due.
     pub(super) next_checkpoint: Option<Instant>,
+    /// Why it will be taken.
+    pub(super) next_reason: Reason,
+    /// A checkpoint was asked for while there was nothing to save.
+    wanted: bool,
+    /// HTCondor's startd has asked for a checkpoint: the next exit must be one (htcondor-facts, section 5).
+    promised: bool,
+    /// The payload has ended, and that is being saved.
+    pub(super) ended: Option<Ended>,
+    /// What the last checkpoint cost.
+    pub(super) last_cost: Option<Cost>,
+    /// The way to the pool.
+    pub(super) chirp: Chirp,
     /// The signal that asked us to leave.
     pub(super) vacate: Option<Signal>,
     /// Dumps that failed since the last one that did not.
     pub(super) failures: u32,
     /// Resident memory of the payload when the last dump began, in bytes.
     pub(super) resident: u64,
+    /// When the dump began, in seconds since the epoch, if this is its restart in place.
+    in_place_since: Option<f64>,
     running_since: Option<Instant>,
     started: Instant,
 }
@@ -95,6 +113,22 @@ impl Supervisor {
         events::watch_sandbox(sandbox.events().map_err(cannot)?, sender.clone()).map_err(cannot)?;
         let relays = Relays::start(pipes).map_err(cannot)?;
         let history = launch.opened.as_ref().map(|opened| opened.manifest.history).unwrap_or_default();
+        let last_cost = launch.opened.as_ref().map(|opened| opened.manifest.cost);
+        let job = &launch.job;
+        let user_log = job.ad.as_ref().and_then(|ad| ad.boolean("WantIOProxy")) == Some(true);
+        let chirp = Chirp::start(job.chirp_config(), user_log);
+        let last_dump = last_cost.map(|cost| Duration::from_secs_f64(cost.frozen_seconds.clamp(0.0, 1e9)));
+        let name = launch.checkpoint.file_name().unwrap_or_default().to_string_lossy();
+        let advice = advice(job, &name, journal::NAME, last_dump);
+        for piece in &advice {
+            tracing::warn!("{piece}");
+        }
+        if !advice.is_empty() {
+            chirp.tell(Attribute::Warning(advice.join("; ")));
+        }
+        if let Some(microarch) = job.machine.as_ref().and_then(|ad| ad.string("Microarch")) {
+            chirp.tell(Attribute::Microarch(microarch));
+        }
         let generation = launch.opened.as_ref().map_or(0, |opened| opened.manifest.generation);
         Ok(Supervisor {
             launch,
@@ -112,9 +146,16 @@ impl Supervisor {
             offsets: ClockOffsets::default(),
             deadline: None,
             next_checkpoint: None,
+            next_reason: Reason::Interval,
+            wanted: false,
+            promised: false,
+            ended: None,
+            last_cost,
+            chirp,
             vacate: None,
             failures: 0,
             resident: 0,
+            in_place_since: None,
             running_since: None,
             started: Instant::now(),
         })
@@ -133,7 +174,13 @@ impl Supervisor {
             // After a checkpoint, what is left in the pipes is part of it.
             self.relays.finish();
             clean_up(&self.launch);
+        } else if let Some(ad) = &self.launch.job.ad {
+            let made = placeholders::make(ad, &self.launch.job.scratch);
+            if !made.is_empty() {
+                tracing::info!("empty files for what is listed and not written yet: {}", made.join(", "));
+            }
         }
+        self.chirp.finish();
         result
     }
 
@@ -186,11 +233,7 @@ impl Supervisor {
             sandbox::Event::Spawned { root, main } => {
                 tracing::info!(program = %self.launch.program, "the payload runs");
                 self.tree = Some(Tree { root, main });
-                self.now_running();
-                if self.vacate.is_some() {
-                    self.begin_checkpoint(Reason::Vacate);
-                }
-                None
+                self.now_running()
             }
             sandbox::Event::ExecFailed { errno, step } => Some(Err(self.cannot_execute(errno, &step))),
             sandbox::Event::CriuEnded { job: CriuJob::Dump, ended, .. } => self.dumped(ended),
@@ -205,11 +248,17 @@ impl Supervisor {
         if let Some(signal) = is(&self.launch.settings.vacate_signals) {
             return self.vacated(signal);
         }
-        if is(&self.launch.settings.checkpoint_signals).is_some() {
-            if self.state == State::Running {
-                self.begin_checkpoint(Reason::Signal);
-            }
-            return None;
+        if let Some(signal) = is(&self.launch.settings.checkpoint_signals) {
+            self.promised |=
+                self.launch.job.checkpoint_signal() == Some(signal) && self.launch.job.checkpoint_code().is_some();
+            return match self.state {
+                State::Running => self.begin_checkpoint(Reason::Signal),
+                State::Starting | State::Unpacking | State::Restoring => {
+                    self.wanted = true;
+                    None
+                }
+                State::Dumping { .. } | State::Packing { .. } => None,
+            };
         }
         self.tell_init(&Request::Signal(number));
         None
@@ -227,8 +276,7 @@ impl Supervisor {
             State::Unpacking | State::Restoring => Some(Ok(self.checkpointed())),
             State::Running => {
                 self.history.vacates += 1;
-                self.begin_checkpoint(Reason::Vacate);
-                None
+                self.begin_checkpoint(Reason::Vacate)
             }
             // One is being taken; what it ends with decides.
             State::Dumping { .. } | State::Packing { .. } => None,
@@ -251,14 +299,14 @@ impl Supervisor {
         if self.next_checkpoint.is_some_and(|at| at <= now) {
             self.next_checkpoint = None;
             if self.state == State::Running {
-                self.begin_checkpoint(Reason::Interval);
+                return self.begin_checkpoint(self.next_reason);
             }
         }
         None
     }
 
     fn payload_ended(&mut self, ended: Ended) -> Step {
-        if let State::Packing { .. } = self.state {
+        if let (State::Packing { .. }, None) = (self.state, self.ended) {
             // It was killed while it was stopped (out of memory, say). What is being packed is whole.
             tracing::warn!("the stopped payload ended by {ended}");
             return None;
@@ -272,6 +320,13 @@ impl Supervisor {
                 );
                 Some(Ok(Exit::AmbiguousCode))
             }
+            _ if self.promised => match self.save_the_end(ended) {
+                Ok(()) => None,
+                Err(why) => {
+                    tracing::error!("cannot keep the promise of a checkpoint: {why}");
+                    Some(Ok(Exit::Payload(ended)))
+                }
+            },
             _ => Some(Ok(Exit::Payload(ended))),
         }
     }
@@ -293,6 +348,11 @@ impl Supervisor {
         let opened = Arc::clone(self.launch.opened.as_ref()?);
         let manifest = &opened.manifest;
         tracing::info!(generation = manifest.generation, reason = %manifest.reason, from = %manifest.host.name, "restoring");
+        self.chirp.tell(Attribute::State("restoring"));
+        self.chirp.tell(Attribute::Generation(manifest.generation));
+        if manifest.reason == Reason::Interval && manifest.host.name == self.launch.host {
+            self.in_place_since = Some(manifest.created - manifest.cost.frozen_seconds);
+        }
         let then = manifest.clock;
         self.offsets = ClockReadings::now().unwrap_or(then).offsets_to(then);
         self.tree = Some(manifest.tree);
@@ -316,6 +376,10 @@ impl Supervisor {
                 self.inputs = Arc::new(Mutex::new(unpacked.inputs));
                 // Given away: when it is served, its memory is free again.
                 let opened = self.launch.opened.take()?;
+                if let Some(ended) = opened.manifest.finished {
+                    tracing::info!("the payload had ended by {ended} before the last checkpoint");
+                    return Some(Ok(Exit::Payload(ended)));
+                }
                 let rewrite = bring_back::rewrite(&opened.manifest, &self.launch.groups, &self.launch.kernel);
                 let sender = self.sender.clone();
                 let broken = move || drop(sender.send(Event::StreamBroken));
@@ -352,15 +416,25 @@ impl Supervisor {
         self.tell_init(&Request::Adopt { main: tree.main });
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::info!(generation = self.generation, seconds, "the payload runs again");
-        self.now_running();
-        None
+        if let Some(began) = self.in_place_since {
+            let gap = (save::now() - began).clamp(0.0, 1e6);
+            self.history.gap_seconds = Some(self.history.gap_seconds.map_or(gap, |before| (before + gap) / 2.0));
+        }
+        self.now_running()
     }
 
-    fn now_running(&mut self) {
+    fn now_running(&mut self) -> Step {
         self.state = State::Running;
         self.relays.resume();
         self.running_since = Some(Instant::now());
+        self.chirp.tell(Attribute::State("running"));
         self.schedule();
+        // What was asked for while there was nothing to save.
+        match (self.vacate, std::mem::take(&mut self.wanted)) {
+            (Some(_), _) => self.begin_checkpoint(Reason::Vacate),
+            (None, true) => self.begin_checkpoint(Reason::Signal),
+            (None, false) => None,
+        }
     }
 
     /// Seconds that the payload has run in this life.
