@@ -181,10 +181,11 @@ fn a_full_disk_while_packing_costs_nothing() {
     let bench = Bench::new();
     let host = with_checkpoint(&bench, "host");
     let small = bench.host("small", FIRST_USER);
-    // A mount namespace of its own, so that the small disk goes with the test.
+    // A mount namespace of its own, so that the small disk goes with the test. What is written while it is full must fit into
+    // pages that files have already: a few lines of the log, and of stdout.
     let script = format!(
         "mount -t tmpfs -o size=12m,mode=0777 tmpfs {small} && cp -p {from}/count.py {from}/criu-checkpoint.tar.zst {small}/ && \
-         cd {small} && : >_condor_stdout && chown {user} * && \
+         cd {small} && : >_condor_stdout && echo first line >condor-criu.log && chown {user} * && \
          exec setpriv --reuid={user} --regid={user} --clear-groups sh -c '{run} >>_condor_stdout 2>>err </dev/null & pid=$!; \
          until grep -q line5 _condor_stdout; do sleep 0.05; done; \
          cp criu-checkpoint.tar.zst /dev/shm/before.$pid; dd if=/dev/zero of=fill bs=4k 2>/dev/null; kill -USR2 $pid; \
@@ -195,12 +196,30 @@ fn a_full_disk_while_packing_costs_nothing() {
         from = host.scratch.display(),
         user = FIRST_USER,
         run = format_args!(
-            "{} run --criu {} --log-level info -- python3 count.py 40",
+            "{} run --criu {} --log-level error -- python3 count.py 40",
             bench.binary().display(),
             host.criu.display()
         ),
     );
-    let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap();
+    let output = Command::new("timeout").args(["60", "unshare", "-m", "sh", "-c", &script]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("code 42") && said.contains("line19 ") && !said.contains("CHANGED"), "{said}");
+    assert!(
+        said.contains("code 42")
+            && said.contains("cannot save the payload")
+            && said.contains("line19 ")
+            && !said.contains("CHANGED"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_checkpoint_from_a_newer_format() {
+    use condor_criu::checkpoint::archive::{Compression, WriteOptions, Writer};
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    let path = host.write("criu-checkpoint.tar.zst", "");
+    let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+    let writer = Writer::create(file, WriteOptions { compression: Compression::None, threads: 1 }).unwrap();
+    writer.finish(br#"{"format": 99, "payload": "something else"}"#).unwrap();
+    refused(&host, &["--", "true"], 75, &["it has format 99", "newer"]);
 }

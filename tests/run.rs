@@ -270,3 +270,73 @@ fn the_binary_needs_no_loader() {
     let elf = elf::ElfStream::<elf::endian::AnyEndian, _>::open_stream(file).unwrap();
     assert!(elf.segments().iter().all(|segment| segment.p_type != elf::abi::PT_INTERP), "{path} names an interpreter");
 }
+
+#[test]
+fn after_the_startd_s_checkpoint_signal_the_next_exit_is_a_checkpoint_even_if_the_payload_ends() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    let ad = "ClusterId = 7\nProcId = 0\nSuccessCheckpointExitCode = 85\nWantFTOnCheckpoint = true\n\
+              WantCheckpointSignal = true\nCheckpointSig = \"SIGUSR1\"\n";
+    host.write(".job.ad", ad);
+    // An ordinary one first.
+    let words =
+        ["--", "sh", "-c", "for i in 0 1 2 3 4 5 6 7 8 9; do echo line$i; sleep 0.1; done; echo x >result; exit 5"];
+    let mut job = host.start(&words);
+    job.until_output("line3").signal(Signal::SIGUSR1);
+    assert_code(&host, job.end(), 85);
+    assert_code(&host, host.run(&words), 5);
+
+    // A payload that ends at the very moment: `doctored` criu sees nobody to dump.
+    let host = bench.host("end", FIRST_USER);
+    host.write(".job.ad", ad);
+    let words =
+        ["--", "sh", "-c", "echo up; while [ ! -e go ]; do sleep 0.02; done; echo done; echo x >result; exit 5"];
+    let mut job = host.start(&words);
+    job.until_output("up");
+    host.write("go", "");
+    job.signal(Signal::SIGUSR1);
+    let status = job.end();
+    // Which of the two came first is not ours to choose; either way the promise is kept.
+    assert_code(&host, status, 85);
+    assert_code(&host, host.run(&words), 5);
+    assert_eq!((host.stdout().as_str(), host.read("result").as_str()), ("up\ndone\n", "x\n"));
+}
+
+#[test]
+fn what_is_listed_and_not_written_yet_is_there_and_never_reaches_the_payload() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    let ad = "SuccessCheckpointExitCode = 85\nWantFTOnCheckpoint = true\n\
+              TransferCheckpoint = \"criu-checkpoint.tar.zst,condor-criu.log,result,out/deep\"\n";
+    host.write(".job.ad", ad);
+    let script = "echo up; sleep 1; ls; [ ! -e result ] && [ ! -e out ] && echo x >result";
+    let words = ["--", "sh", "-c", script];
+    let mut job = host.start(&words);
+    job.until_output("up").signal(Signal::SIGTERM);
+    assert_code(&host, job.end(), 85);
+    drop(job);
+    for name in ["result", "out/deep"] {
+        assert_eq!(fs::metadata(host.scratch.join(name)).unwrap().len(), 0, "{name}");
+    }
+    assert_code(&host, host.run(&words), 0);
+    assert_eq!(host.read("result"), "x\n");
+}
+
+#[test]
+fn monotonic_time_does_not_jump() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    // Sleeps until an absolute time, as Python does, across an eviction that lasts.
+    let script = "import time\nstart = time.monotonic()\nprint('up', flush=True)\ntime.sleep(1.5)\n\
+                  elapsed = time.monotonic() - start\nprint('slept', 1.4 < elapsed < 2.5, elapsed)\n";
+    let words = ["--", "python3", "-c", script];
+    let mut job = host.start(&words);
+    job.until_output("up").signal(Signal::SIGTERM);
+    assert_code(&host, job.end(), 85);
+    drop(job);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let began = std::time::Instant::now();
+    assert_code(&host, host.run(&words), 0);
+    assert!(host.stdout().contains("slept True"), "{}", host.stdout());
+    assert!(began.elapsed() > std::time::Duration::from_secs(1), "the rest of the sleep was lost");
+}

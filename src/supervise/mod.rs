@@ -11,7 +11,9 @@ mod events;
 pub mod journal;
 pub mod launch;
 pub mod policy;
+mod restoring;
 pub mod save;
+mod signals;
 mod streams;
 mod supervisor;
 

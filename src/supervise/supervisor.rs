@@ -9,20 +9,20 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use nix::sys::signal::Signal;
 use signal_hook::iterator::Signals;
 
-use super::bring_back::{self, Serving, Unpacked};
+use super::bring_back::Serving;
 use super::events::{self, Event};
 use super::journal;
 use super::launch::Launch;
-use super::save::{self, Saving};
+use super::save::Saving;
 use super::streams::{Relays, Stream};
 use crate::checkpoint::manifest::{Cost, History, Tree};
 use crate::checkpoint::{Inputs, Reason};
-use crate::criu::{command, log};
+use crate::criu::command;
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended, Exit, Failure};
 use crate::htcondor::advice::advice;
 use crate::htcondor::chirp::{Attribute, Chirp};
 use crate::htcondor::placeholders;
-use crate::sandbox::{self, ClockOffsets, ClockReadings, CriuJob, Request, STATE_DIR, Sandbox};
+use crate::sandbox::{self, ClockOffsets, CriuJob, Request, STATE_DIR, Sandbox};
 
 /// Bytes a second that even a slow disk and a busy processor manage; it only decides when criu is given up.
 const SLOW: u64 = 20_000_000;
@@ -52,7 +52,7 @@ pub(super) struct Supervisor {
     pub(super) relays: Relays,
     /// The checkpoint that is being taken.
     pub(super) saving: Option<Saving>,
-    serving: Option<Serving>,
+    pub(super) serving: Option<Serving>,
     pub(super) inputs: Arc<Mutex<Inputs>>,
     events: Receiver<Event>,
     pub(super) sender: Sender<Event>,
@@ -69,9 +69,9 @@ pub(super) struct Supervisor {
     /// Why it will be taken.
     pub(super) next_reason: Reason,
     /// A checkpoint was asked for while there was nothing to save.
-    wanted: bool,
+    pub(super) wanted: bool,
     /// HTCondor's startd has asked for a checkpoint: the next exit must be one (htcondor-facts, section 5).
-    promised: bool,
+    pub(super) promised: bool,
     /// The payload has ended, and that is being saved.
     pub(super) ended: Option<Ended>,
     /// What the last checkpoint cost.
@@ -85,9 +85,9 @@ pub(super) struct Supervisor {
     /// Resident memory of the payload when the last dump began, in bytes.
     pub(super) resident: u64,
     /// When the dump began, in seconds since the epoch, if this is its restart in place.
-    in_place_since: Option<f64>,
+    pub(super) in_place_since: Option<f64>,
     running_since: Option<Instant>,
-    started: Instant,
+    pub(super) started: Instant,
 }
 
 /// The loop goes on, or this is the end.
@@ -242,47 +242,6 @@ impl Supervisor {
         }
     }
 
-    fn signalled(&mut self, number: i32) -> Step {
-        let known = Signal::try_from(number).ok();
-        let is = |signals: &[Signal]| known.filter(|signal| signals.contains(signal));
-        if let Some(signal) = is(&self.launch.settings.vacate_signals) {
-            return self.vacated(signal);
-        }
-        if let Some(signal) = is(&self.launch.settings.checkpoint_signals) {
-            self.promised |=
-                self.launch.job.checkpoint_signal() == Some(signal) && self.launch.job.checkpoint_code().is_some();
-            return match self.state {
-                State::Running => self.begin_checkpoint(Reason::Signal),
-                State::Starting | State::Unpacking | State::Restoring => {
-                    self.wanted = true;
-                    None
-                }
-                State::Dumping { .. } | State::Packing { .. } => None,
-            };
-        }
-        self.tell_init(&Request::Signal(number));
-        None
-    }
-
-    fn vacated(&mut self, signal: Signal) -> Step {
-        if self.vacate.replace(signal).is_some() {
-            return None;
-        }
-        tracing::info!(%signal, state = ?self.state, "asked to leave");
-        match self.state {
-            // It may have begun already; it is saved as soon as it can be.
-            State::Starting => None,
-            // What is committed is all that there is.
-            State::Unpacking | State::Restoring => Some(Ok(self.checkpointed())),
-            State::Running => {
-                self.history.vacates += 1;
-                self.begin_checkpoint(Reason::Vacate)
-            }
-            // One is being taken; what it ends with decides.
-            State::Dumping { .. } | State::Packing { .. } => None,
-        }
-    }
-
     fn time_has_come(&mut self) -> Step {
         let now = Instant::now();
         if self.deadline.is_some_and(|at| at <= now) {
@@ -343,87 +302,7 @@ impl Supervisor {
         read.err().map(|error| Err(Failure::start("cannot start", error)))
     }
 
-    fn begin_unpacking(&mut self) -> Step {
-        self.state = State::Unpacking;
-        let opened = Arc::clone(self.launch.opened.as_ref()?);
-        let manifest = &opened.manifest;
-        tracing::info!(generation = manifest.generation, reason = %manifest.reason, from = %manifest.host.name, "restoring");
-        self.chirp.tell(Attribute::State("restoring"));
-        self.chirp.tell(Attribute::Generation(manifest.generation));
-        if manifest.reason == Reason::Interval && manifest.host.name == self.launch.host {
-            self.in_place_since = Some(manifest.created - manifest.cost.frozen_seconds);
-        }
-        let then = manifest.clock;
-        self.offsets = ClockReadings::now().unwrap_or(then).offsets_to(then);
-        self.tree = Some(manifest.tree);
-        let scratch = self.launch.job.scratch.clone();
-        let checkpoint = self.launch.checkpoint.clone();
-        let not_carried = self.launch.not_carried.clone();
-        let shm = self.shm_path();
-        let threads = self.threads();
-        let sender = self.sender.clone();
-        let unpack = events::spawn("unpack", move || {
-            let result = bring_back::unpack(&opened, &checkpoint, &scratch, &not_carried, &shm, threads);
-            let _ = sender.send(Event::Unpacked(result));
-        });
-        unpack.err().map(|error| Err(Failure::start("cannot start", error)))
-    }
-
-    fn unpacked(&mut self, result: Result<Unpacked, Failure>) -> Step {
-        match result {
-            Err(failure) => Some(Err(failure)),
-            Ok(unpacked) => {
-                self.inputs = Arc::new(Mutex::new(unpacked.inputs));
-                // Given away: when it is served, its memory is free again.
-                let opened = self.launch.opened.take()?;
-                if let Some(ended) = opened.manifest.finished {
-                    tracing::info!("the payload had ended by {ended} before the last checkpoint");
-                    return Some(Ok(Exit::Payload(ended)));
-                }
-                let rewrite = bring_back::rewrite(&opened.manifest, &self.launch.groups, &self.launch.kernel);
-                let sender = self.sender.clone();
-                let broken = move || drop(sender.send(Event::StreamBroken));
-                match Serving::begin(opened, &self.images_dir(), rewrite, self.threads(), broken) {
-                    Ok(serving) => self.serving = Some(serving),
-                    Err(failure) => return Some(Err(failure)),
-                }
-                self.state = State::Restoring;
-                let size = self.launch.checkpoint.metadata().map_or(0, |metadata| metadata.len());
-                let timeout = self.launch.settings.restore_timeout;
-                self.deadline = Some(Instant::now() + timeout.unwrap_or_else(|| patience(size)));
-                self.tell_init(&Request::Clock(self.offsets));
-                let args = self.with_places(|places| command::restore(places, self.launch.plan.network));
-                self.tell_init(&Request::Criu { job: CriuJob::Restore, args });
-                None
-            }
-        }
-    }
-
-    fn restored(&mut self, ended: Ended, root: Option<i32>) -> Step {
-        self.deadline = None;
-        let broken = self.serving.take().and_then(|serving| serving.end(&self.launch.checkpoint));
-        let (Ended::Exited(0), Some(root), Some(tree)) = (ended, root, self.tree) else {
-            if let Some(failure) = broken {
-                return Some(Err(failure));
-            }
-            let cause = log::cause(&self.work_dir().join(command::RESTORE_LOG), &self.work_dir().join("criu.out"));
-            for line in &cause.lines {
-                tracing::error!("criu: {line}");
-            }
-            return Some(Err(self.cannot_restore(&cause.why, cause.remedy)));
-        };
-        self.tree = Some(Tree { root, ..tree });
-        self.tell_init(&Request::Adopt { main: tree.main });
-        let seconds = self.started.elapsed().as_secs_f64();
-        tracing::info!(generation = self.generation, seconds, "the payload runs again");
-        if let Some(began) = self.in_place_since {
-            let gap = (save::now() - began).clamp(0.0, 1e6);
-            self.history.gap_seconds = Some(self.history.gap_seconds.map_or(gap, |before| (before + gap) / 2.0));
-        }
-        self.now_running()
-    }
-
-    fn now_running(&mut self) -> Step {
+    pub(super) fn now_running(&mut self) -> Step {
         self.state = State::Running;
         self.relays.resume();
         self.running_since = Some(Instant::now());
@@ -452,14 +331,6 @@ impl Supervisor {
             // It is gone, which its own event says.
             tracing::debug!("cannot ask the sandbox: {error}");
         }
-    }
-
-    fn cannot_restore(&self, why: &str, remedy: Option<String>) -> Failure {
-        Failure::start("cannot restore on this host", why)
-            .with_remedy(
-                remedy.unwrap_or_else(|| "the checkpoint is intact; let the job run on another host".to_owned()),
-            )
-            .with_exit(Exit::CannotRestoreHere)
     }
 
     fn cannot_execute(&self, errno: i32, step: &str) -> Failure {

@@ -40,7 +40,10 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let bin = dir.path().join("condor-criu");
-        fs::copy(env!("CARGO_BIN_EXE_condor-criu"), &bin).unwrap();
+        // By another process: a descriptor of ours that is open for writing could be inherited by a job that another test
+        // starts at this moment, and the file could not be executed.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_condor-criu")).arg(&bin).status().unwrap();
+        assert!(copied.success());
         Bench { dir }
     }
 
