@@ -1,4 +1,4 @@
-//! How fast the archive is, alone and in its parts: `cargo bench --bench archive [MiB]`.
+//! How fast the archive is, alone and in its parts: `cargo bench --bench archive [MiB] [content]`, content as in "float64 walk".
 //!
 //! No number is asserted: the machine decides. Each line is the best of five, since what disturbs only ever slows.
 #![allow(clippy::unwrap_used)]
@@ -36,36 +36,52 @@ fn normal(next: &mut impl FnMut() -> u64) -> f64 {
     (0..12).map(|_| (next() >> 11) as f64 / (1_u64 << 53) as f64).sum::<f64>() - 6.0
 }
 
-fn contents(bytes: usize) -> Vec<(&'static str, Vec<u8>)> {
-    let mut next = random();
-    let mut at = 0.0;
-    let walk = (0..bytes / 8).flat_map(|_| {
+/// Makes so many bytes.
+type Make = fn(usize) -> Vec<u8>;
+
+/// What the payloads are made of, one at a time: at 1 GiB each they would not fit together.
+const CONTENTS: [(&str, Make); 6] = [
+    ("float64 walk", walk),
+    ("float64 normal", |bytes| {
+        let mut next = random();
+        (0..bytes / 8).flat_map(|_| normal(&mut next).to_le_bytes()).collect()
+    }),
+    ("float32 field", field),
+    ("random", |bytes| {
+        let mut next = random();
+        (0..bytes / 8).flat_map(|_| next().to_le_bytes()).collect()
+    }),
+    ("text", text),
+    ("zeros", |bytes| vec![0; bytes]),
+];
+
+fn walk(bytes: usize) -> Vec<u8> {
+    let (mut next, mut at) = (random(), 0.0);
+    let steps = (0..bytes / 8).flat_map(|_| {
         at += normal(&mut next);
         f64::to_le_bytes(at)
     });
-    let walk: Vec<u8> = walk.collect();
-    let noise: Vec<u8> = (0..bytes / 8).flat_map(|_| next().to_le_bytes()).collect();
-    let iid: Vec<u8> = (0..bytes / 8).flat_map(|_| normal(&mut next).to_le_bytes()).collect();
-    let field: Vec<u8> = (0..bytes / 4)
-        .flat_map(|i| {
-            let (x, y) = ((i % 4096) as f32, (i / 4096) as f32);
-            ((x / 300.0).sin() * (y / 200.0).cos() + 0.001 * (next() % 1000) as f32 / 1000.0).to_le_bytes()
-        })
-        .collect();
+    steps.collect()
+}
+
+fn field(bytes: usize) -> Vec<u8> {
+    let mut next = random();
+    let values = (0..bytes / 4).flat_map(|i| {
+        let (x, y) = ((i % 4096) as f32, (i / 4096) as f32);
+        ((x / 300.0).sin() * (y / 200.0).cos() + 0.001 * (next() % 1000) as f32 / 1000.0).to_le_bytes()
+    });
+    values.collect()
+}
+
+fn text(bytes: usize) -> Vec<u8> {
+    let mut next = random();
     let mut text: Vec<u8> = Vec::with_capacity(bytes + 100);
     while text.len() < bytes {
         let (a, b) = (next() % 1000, next() % 37);
         writeln!(text, "step {a}: energy = -{b}.{a:03} kJ/mol, temperature {}", 300 + b).unwrap();
     }
     text.truncate(bytes);
-    vec![
-        ("float64 walk", walk),
-        ("float64 normal", iid),
-        ("float32 field", field),
-        ("random", noise),
-        ("text", text),
-        ("zeros", vec![0; bytes]),
-    ]
+    text
 }
 
 fn parts(content: &[u8]) {
@@ -145,7 +161,12 @@ fn whole(dir: &std::path::Path, content: &[u8], compression: Compression) {
 fn main() {
     let mib = std::env::args().filter_map(|arg| arg.parse::<usize>().ok()).next().unwrap_or(256);
     let dir = tempfile::tempdir().unwrap();
-    for (name, content) in contents(mib << 20) {
+    let wanted = std::env::args().skip(1).find(|arg| arg.parse::<usize>().is_err() && !arg.starts_with('-'));
+    for (name, make) in CONTENTS {
+        if wanted.as_ref().is_some_and(|wanted| !name.contains(wanted.as_str())) {
+            continue;
+        }
+        let content = make(mib << 20);
         println!("{name}, {mib} MiB");
         parts(&content[..content.len().min(64 << 20)]);
         for compression in [Compression::Auto, Compression::None, Compression::Zstd { level: 1 }] {

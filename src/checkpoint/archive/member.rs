@@ -75,7 +75,6 @@ impl MemberReader {
         let pieces = inner.member(number).map_or(0, |m| m.extents.iter().filter(|e| is_data(e)).count());
         let wanted = if pieces > 1 { threads.min(pieces) } else { 0 };
         while ahead.len() < wanted && reserve(&inner) {
-            // One more thread than is running: if it cannot be started, those that are decode alone.
             ahead.push(());
         }
         let count = ahead.len();
@@ -139,10 +138,10 @@ impl MemberReader {
         };
         let turn = self.data;
         self.data += 1;
-        let bytes = if !self.ahead.is_empty() {
-            let channel = &self.ahead[turn % self.ahead.len()];
-            let ended = || Err(ArchiveError::damaged("a thread that decodes has ended"));
-            Bytes::Own(channel.recv().unwrap_or_else(|_| ended())?)
+        // A thread that could not be started, or has ended, leaves its pieces to be decoded here.
+        let ahead = self.ahead.get(turn % self.ahead.len().max(1)).and_then(|channel| channel.recv().ok());
+        let bytes = if let Some(decoded) = ahead {
+            Bytes::Own(decoded?)
         } else if self.inner.frame(frame).is_some_and(|frame| len < frame.decoded as usize / 2) {
             Bytes::Shared(self.inner.load_shared(frame)?)
         } else {

@@ -1,5 +1,7 @@
 //! What a worker of a writer does with a job.
 
+use std::sync::atomic::Ordering;
+
 use crossbeam_channel::Receiver;
 
 use super::error::ArchiveError;
@@ -17,8 +19,11 @@ pub(super) fn work(shared: &Shared, jobs: &Receiver<Job>, encoder: Encoder) {
         if shared.check().is_err() {
             continue;
         }
-        if let Err(error) = worker.run(job) {
-            shared.fail(error);
+        match worker.run(job) {
+            Ok(()) => {
+                shared.pending.fetch_sub(1, Ordering::AcqRel);
+            }
+            Err(error) => shared.fail(error),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use nix::unistd::{Whence, lseek};
@@ -288,6 +289,7 @@ fn next_data(file: &File, at: u64, size: u64) -> io::Result<u64> {
 /// Keeps the queue's type out of this file's callers.
 pub(super) fn submit(shared: &Shared, job: Job) -> Result<(), ArchiveError> {
     let sender = lock(&shared.queue).clone();
+    shared.pending.fetch_add(1, Ordering::AcqRel);
     match sender {
         Some(sender) => sender.send(job).map_err(|_| ArchiveError::bad("the threads of the archive have ended"))?,
         None => shared.check().and(Err(ArchiveError::bad("the archive is already closed")))?,
