@@ -12,6 +12,7 @@ use signal_hook::iterator::Signals;
 use super::bring_back::{self, Serving, Unpacked};
 use super::events::{self, Event};
 use super::launch::Launch;
+use super::placeholders;
 use super::save::Saving;
 use super::streams::{Relays, Stream};
 use crate::checkpoint::manifest::{History, Tree};
@@ -132,7 +133,12 @@ impl Supervisor {
         if let Ok(Exit::Payload(_) | Exit::AmbiguousCode) = result {
             // After a checkpoint, what is left in the pipes is part of it.
             self.relays.finish();
-            clean_up(&self.launch);
+            match self.vacate {
+                None => clean_up(&self.launch),
+                // A dump that failed, say, and then the signal has ended the payload. HTCondor takes every end in a vacate
+                // for a requeue, and the next host needs what was saved before.
+                Some(_) => placeholders::make(&self.launch.job),
+            }
         }
         result
     }
@@ -221,10 +227,11 @@ impl Supervisor {
         }
         tracing::info!(%signal, state = ?self.state, "asked to leave");
         match self.state {
-            // It may have begun already; it is saved as soon as it can be.
-            State::Starting => None,
+            // It may have begun already, and is saved as soon as it can be; or HTCondor would carry half of the outputs, and
+            // all of them will be in place.
+            State::Starting | State::Unpacking => None,
             // What is committed is all that there is.
-            State::Unpacking | State::Restoring => Some(Ok(self.checkpointed())),
+            State::Restoring => Some(Ok(self.checkpointed())),
             State::Running => {
                 self.history.vacates += 1;
                 self.begin_checkpoint(Reason::Vacate);
@@ -312,6 +319,7 @@ impl Supervisor {
     fn unpacked(&mut self, result: Result<Unpacked, Failure>) -> Step {
         match result {
             Err(failure) => Some(Err(failure)),
+            Ok(_) if self.vacate.is_some() => Some(Ok(self.checkpointed())),
             Ok(unpacked) => {
                 self.inputs = Arc::new(Mutex::new(unpacked.inputs));
                 // Given away: when it is served, its memory is free again.
