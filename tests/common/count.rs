@@ -132,6 +132,11 @@ impl Counting<'_> {
         self.job.host()
     }
 
+    /// How often it has been started.
+    pub fn starts(&self) -> usize {
+        self.job.events().iter().filter(|event| event.code == 1).count()
+    }
+
     /// Waits for its end and looks at everything that is left; returns what the log says.
     #[track_caller]
     pub fn ends_well(&self) -> Vec<Record> {
