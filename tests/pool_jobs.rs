@@ -27,7 +27,7 @@ fn periodic_checkpoints_in_place(pool: &Pool) {
 }
 
 fn vacated_there_and_back_again(pool: &Pool) {
-    let count = Count::to(100).submit(pool);
+    let count = Count::to(140).submit(pool);
     let first = count.reaches(15);
     count.job.vacate();
     assert_eq!(count.reaches(40), first.other());
@@ -40,7 +40,7 @@ fn vacated_there_and_back_again(pool: &Pool) {
 }
 
 fn held_and_released(pool: &Pool) {
-    let count = Count::to(60).submit(pool);
+    let count = Count::to(100).submit(pool);
     let first = count.reaches(15);
     count.job.hold();
     count.job.wait_for(Condition::Held, PATIENCE);
@@ -51,7 +51,7 @@ fn held_and_released(pool: &Pool) {
 }
 
 fn vacated_fast_it_goes_on_from_the_last_periodic_checkpoint(pool: &Pool) {
-    let count = Count::to(100).flags("--interval 3s").submit(pool);
+    let count = Count::to(140).flags("--interval 3s").submit(pool);
     count.job.wait_for(Condition::Uploads(1), PATIENCE);
     // Beyond the checkpoint, so that there is something to be done again.
     let first = count.reaches(45);
@@ -74,7 +74,7 @@ fn death_by_a_signal(pool: &Pool) {
 }
 
 fn death_by_a_signal_after_a_restore(pool: &Pool) {
-    let counts = ["SEGV", "KILL"].map(|signal| Count::to(80).ending(signal).submit(pool));
+    let counts = ["SEGV", "KILL"].map(|signal| Count::to(90).ending(signal).submit(pool));
     for count in &counts {
         count.reaches(10);
         count.job.vacate();

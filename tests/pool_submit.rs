@@ -34,7 +34,7 @@ fn checkpoints_moves_and_ends(pool: &Pool, count: Count) {
 }
 
 fn kill_sig_is_the_vacate_signal(pool: &Pool) {
-    let count = Count::to(50).with("kill_sig = SIGTSTP").submit(pool);
+    let count = Count::to(90).with("kill_sig = SIGTSTP").submit(pool);
     let first = count.reaches(20);
     count.job.vacate();
     assert_eq!(count.reaches(30), first.other());
@@ -43,28 +43,28 @@ fn kill_sig_is_the_vacate_signal(pool: &Pool) {
 }
 
 fn any_checkpoint_exit_code(pool: &Pool) {
-    checkpoints_moves_and_ends(pool, Count::to(80).with("checkpoint_exit_code = 77"));
+    checkpoints_moves_and_ends(pool, Count::to(100).with("checkpoint_exit_code = 77"));
 }
 
 fn the_attributes_set_by_hand(pool: &Pool) {
     let lines = "+WantFTOnCheckpoint = True\n+SuccessCheckpointExitCode = 85";
-    checkpoints_moves_and_ends(pool, Count::to(80).without("checkpoint_exit_code").with(lines));
+    checkpoints_moves_and_ends(pool, Count::to(100).without("checkpoint_exit_code").with(lines));
 }
 
 fn no_output_list(pool: &Pool) {
-    checkpoints_moves_and_ends(pool, Count::to(80).without_output_list());
+    checkpoints_moves_and_ends(pool, Count::to(100).without_output_list());
 }
 
 fn streamed_output(pool: &Pool) {
-    checkpoints_moves_and_ends(pool, Count::to(80).with("stream_output = True\nstream_error = True"));
+    checkpoints_moves_and_ends(pool, Count::to(100).with("stream_output = True\nstream_error = True"));
 }
 
 fn an_executable_in_a_subdirectory(pool: &Pool) {
-    checkpoints_moves_and_ends(pool, Count::to(80).program("tools/bin/count", "tools/bin/count"));
+    checkpoints_moves_and_ends(pool, Count::to(100).program("tools/bin/count", "tools/bin/count"));
 }
 
 fn an_executable_of_the_host(pool: &Pool) {
-    checkpoints_moves_and_ends(pool, Count::to(80).program("python3 count", "count"));
+    checkpoints_moves_and_ends(pool, Count::to(100).program("python3 count", "count"));
 }
 
 fn standard_input_and_quoted_arguments(pool: &Pool) {

@@ -4,7 +4,6 @@ pub mod advice;
 pub mod chirp;
 pub mod classad;
 pub mod job;
-pub mod placeholders;
 
 pub use classad::ClassAd;
 pub use job::Job;

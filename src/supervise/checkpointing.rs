@@ -304,6 +304,7 @@ impl Supervisor {
         if let Some(signal) = self.vacate {
             tracing::warn!(%signal, "passing the signal on: nothing newer than generation {} is saved", self.generation);
             self.next_checkpoint = None;
+            self.passed_on = true;
             self.tell_init(&Request::Signal(signal as i32));
         }
     }

@@ -11,7 +11,7 @@ use nix::unistd::{getegid, geteuid};
 
 use super::bring_back::{self, Opened};
 use super::streams::{self, Stream};
-use super::{environment, journal};
+use super::{environment, journal, placeholders};
 use crate::checkpoint::archive::Compression;
 use crate::checkpoint::{NotCarried, commit};
 use crate::criu::{self, Criu, find};
@@ -92,6 +92,7 @@ pub fn prepare(options: &RunOptions) -> Result<Launch, Failure> {
     commit::placeholder(&checkpoint).map_err(unwritable)?;
     journal::open(&job.scratch, settings.log_level).map_err(unwritable)?;
     journal::say_where(&job, &settings);
+    placeholders::remove(&job);
 
     let opened = bring_back::open(&checkpoint)?.map(Arc::new);
     let criu = criu::find(settings.criu.as_deref(), &job.scratch)

@@ -10,6 +10,7 @@ mod environment;
 mod events;
 pub mod journal;
 pub mod launch;
+mod placeholders;
 pub mod policy;
 mod restoring;
 pub mod save;
@@ -22,6 +23,7 @@ use signal_hook::iterator::Signals;
 pub use launch::RunOptions;
 
 use crate::exit::{Exit, Failure};
+use crate::htcondor::Job;
 use supervisor::Supervisor;
 
 /// The whole life of one `condor-criu run`.
@@ -29,6 +31,13 @@ pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
     // First of all: a signal that comes while we start is kept and answered, not fatal.
     let signals = Signals::new(caught()).map_err(|error| Failure::start("cannot catch signals", error))?;
     let result = launch::prepare(options).and_then(|launch| Supervisor::start(launch, signals)?.run());
+    let exit = result.as_ref().map_or_else(|failure| failure.exit, |exit| *exit);
+    // HTCondor will run us again: what it looks for now must not hold the job.
+    if matches!(exit, Exit::Checkpointed(_) | Exit::CannotRestoreHere)
+        && let Ok(job) = Job::from_environment(options.scratch.as_deref())
+    {
+        placeholders::make(&job);
+    }
     match &result {
         Ok(exit) => tracing::info!(?exit, "ending"),
         Err(failure) => tracing::error!("{failure}"),

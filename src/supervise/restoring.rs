@@ -44,6 +44,7 @@ impl Supervisor {
     pub(super) fn unpacked(&mut self, result: Result<Unpacked, Failure>) -> Step {
         match result {
             Err(failure) => Some(Err(failure)),
+            Ok(_) if self.vacate.is_some() => Some(Ok(self.checkpointed())),
             Ok(unpacked) => {
                 self.inputs = Arc::new(Mutex::new(unpacked.inputs));
                 // Given away: when it is served, its memory is free again.

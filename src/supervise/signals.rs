@@ -35,10 +35,11 @@ impl Supervisor {
         }
         tracing::info!(%signal, state = ?self.state, "asked to leave");
         match self.state {
-            // It may have begun already; it is saved as soon as it can be.
-            State::Starting => None,
+            // It may have begun already, and is saved as soon as it can be; or HTCondor would carry half of the outputs, and
+            // all of them will be in place.
+            State::Starting | State::Unpacking => None,
             // What is committed is all that there is.
-            State::Unpacking | State::Restoring => Some(Ok(self.checkpointed())),
+            State::Restoring => Some(Ok(self.checkpointed())),
             State::Running => {
                 self.history.vacates += 1;
                 self.begin_checkpoint(Reason::Vacate)

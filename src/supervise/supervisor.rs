@@ -13,6 +13,7 @@ use super::bring_back::Serving;
 use super::events::{self, Event};
 use super::journal;
 use super::launch::Launch;
+use super::placeholders;
 use super::save::Saving;
 use super::streams::{Relays, Stream};
 use crate::checkpoint::manifest::{Cost, History, Tree};
@@ -21,7 +22,6 @@ use crate::criu::command;
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended, Exit, Failure};
 use crate::htcondor::advice::advice;
 use crate::htcondor::chirp::{Attribute, Chirp};
-use crate::htcondor::placeholders;
 use crate::sandbox::{self, ClockOffsets, CriuJob, Request, STATE_DIR, Sandbox};
 
 /// Bytes a second that even a slow disk and a busy processor manage; it only decides when criu is given up.
@@ -72,6 +72,8 @@ pub(super) struct Supervisor {
     pub(super) wanted: bool,
     /// HTCondor's startd has asked for a checkpoint: the next exit must be one (htcondor-facts, section 5).
     pub(super) promised: bool,
+    /// The signal that asked us to leave was passed on to the payload.
+    pub(super) passed_on: bool,
     /// The payload has ended, and that is being saved.
     pub(super) ended: Option<Ended>,
     /// What the last checkpoint cost.
@@ -149,6 +151,7 @@ impl Supervisor {
             next_reason: Reason::Interval,
             wanted: false,
             promised: false,
+            passed_on: false,
             ended: None,
             last_cost,
             chirp,
@@ -173,11 +176,11 @@ impl Supervisor {
         if let Ok(Exit::Payload(_) | Exit::AmbiguousCode) = result {
             // After a checkpoint, what is left in the pipes is part of it.
             self.relays.finish();
-            clean_up(&self.launch);
-        } else if let Some(ad) = &self.launch.job.ad {
-            let made = placeholders::make(ad, &self.launch.job.scratch);
-            if !made.is_empty() {
-                tracing::info!("empty files for what is listed and not written yet: {}", made.join(", "));
+            match self.vacate {
+                None => clean_up(&self.launch),
+                // A dump that failed, say, and then the signal has ended the payload. HTCondor takes every end in a vacate
+                // for a requeue, and the next host needs what was saved before.
+                Some(_) => placeholders::make(&self.launch.job),
             }
         }
         self.chirp.finish();
@@ -279,7 +282,8 @@ impl Supervisor {
                 );
                 Some(Ok(Exit::AmbiguousCode))
             }
-            _ if self.promised => match self.save_the_end(ended) {
+            // In a vacate HTCondor takes every exit for a requeue: that the payload has ended by itself must be kept, too.
+            _ if self.promised || (self.vacate.is_some() && !self.passed_on) => match self.save_the_end(ended) {
                 Ok(()) => None,
                 Err(why) => {
                     tracing::error!("cannot keep the promise of a checkpoint: {why}");

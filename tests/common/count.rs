@@ -34,6 +34,7 @@ pub struct Count {
     place: &'static str,
     lines: String,
     outputs: Option<&'static str>,
+    megabytes: usize,
 }
 
 impl Count {
@@ -46,8 +47,21 @@ impl Count {
             program: "./count",
             place: "count",
             lines: SUBMIT.to_owned(),
-            outputs: Some("results,sums"),
+            outputs: Some("results,sums,late"),
+            megabytes: 0,
         }
+    }
+
+    /// With so much memory that must travel, packed without compression.
+    pub fn heavy(self, megabytes: usize) -> Count {
+        let count = Count { megabytes, ..self };
+        count.with(&format!("request_memory = {}", megabytes + 100))
+    }
+
+    /// Runs there first.
+    pub fn first_on(self, host: Host) -> Count {
+        let here = format!("(NumJobStarts > 0 || TARGET.Machine == \"{host}.pool\")");
+        self.with(&format!("requirements = {here} && TARGET.Machine =!= MY.MachineAttrMachine0"))
     }
 
     /// Written in another way, with the program's file at another place.
@@ -87,13 +101,16 @@ impl Count {
     /// Submits it.
     #[track_caller]
     pub fn submit(self, pool: &Pool) -> Counting<'_> {
-        let Count { steps, end, flags, program, place, mut lines, outputs } = self;
+        let Count { steps, end, flags, program, place, mut lines, outputs, megabytes } = self;
+        let compression = if megabytes > 0 { "--compression none" } else { "" };
         let file = place.split('/').next().unwrap_or(place);
         lines += &format!("transfer_input_files = {file}\n");
         if let Some(outputs) = outputs {
             lines += &format!("transfer_output_files = {outputs},{CHECKPOINT},condor-criu.log\n");
         }
-        lines += &format!("arguments = run --criu /opt/criu {flags} -- {program} {steps} {PACE} {end}\n");
+        lines += &format!(
+            "arguments = run --criu /opt/criu {compression} {flags} -- {program} {steps} {PACE} {end} {megabytes}\n"
+        );
         let job = pool.submit(&lines, &[File::program(place, include_str!("../payloads/count"))]);
         Counting { job, steps, end, deep: outputs.is_some() }
     }
@@ -113,6 +130,11 @@ impl Counting<'_> {
     pub fn reaches(&self, step: usize) -> Host {
         self.job.wait_for(Condition::Scratch("sums", format!("step {step} sum")), PATIENCE);
         self.job.host()
+    }
+
+    /// How often it has been started.
+    pub fn starts(&self) -> usize {
+        self.job.events().iter().filter(|event| event.code == 1).count()
     }
 
     /// Waits for its end and looks at everything that is left; returns what the log says.
@@ -153,6 +175,7 @@ impl Counting<'_> {
         assert_same("stderr", &self.job.read("job.err"), &lines, &self.log());
         let sums: String = (1..=steps).map(|n| format!("step {n} sum {}\n", sum(n))).collect();
         assert_same("sums", &self.job.read("sums"), &sums, &self.log());
+        assert_eq!(self.job.read("late"), "done\n");
         if self.deep {
             assert_same("results/deep/sums", &self.job.read("results/deep/sums"), &sums, &self.log());
         }

@@ -53,6 +53,8 @@ pub enum Condition {
     Starts(usize),
     /// Its files have been carried to the access point so many times: by a checkpoint, an eviction, the end.
     Uploads(usize),
+    /// An upload is under way.
+    Uploading,
     /// A file in its scratch directory contains this text.
     Scratch(&'static str, String),
     /// It has left its host and waits for another one.
@@ -224,10 +226,8 @@ impl<'p> Job<'p> {
         match condition {
             Condition::RunningOn(host) => *state == State::Running(*host),
             Condition::Starts(count) => self.count(|event| event.code == 1) >= *count,
-            Condition::Uploads(count) => {
-                self.count(|event| event.code == 40 && event.text.contains("Finished transferring output files"))
-                    >= *count
-            }
+            Condition::Uploads(count) => self.uploads("Finished") >= *count,
+            Condition::Uploading => self.uploads("Started") > self.uploads("Finished"),
             Condition::Scratch(file, text) => match state {
                 State::Running(host) => self.scratch(*host, file).is_some_and(|found| found.contains(text.as_str())),
                 _ => false,
@@ -237,6 +237,10 @@ impl<'p> Job<'p> {
             Condition::Done => *state == State::Done,
             Condition::Removed => *state == State::Removed,
         }
+    }
+
+    fn uploads(&self, what: &str) -> usize {
+        self.count(|event| event.code == 40 && event.text.contains(&format!("{what} transferring output files")))
     }
 
     fn count(&self, which: impl Fn(&Event) -> bool) -> usize {

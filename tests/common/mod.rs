@@ -4,4 +4,5 @@
 pub mod count;
 pub mod job;
 pub mod local;
+pub mod long;
 pub mod pool;

@@ -283,3 +283,18 @@ macro_rules! on_both_series {
 }
 #[allow(unused_imports, reason = "see common")]
 pub(crate) use on_both_series;
+
+/// Makes each of these functions, which take a series and make their own pool, a test for either one.
+#[allow(unused_macros, reason = "see common")]
+macro_rules! with_both_series {
+    ($($scenario:ident),* $(,)?) => {
+        mod series_23 {
+            $(#[test] fn $scenario() { super::$scenario(crate::common::pool::Series::V23); })*
+        }
+        mod series_25 {
+            $(#[test] fn $scenario() { super::$scenario(crate::common::pool::Series::V25); })*
+        }
+    };
+}
+#[allow(unused_imports, reason = "see common")]
+pub(crate) use with_both_series;

@@ -1,0 +1,170 @@
+//! What happens to execution points, on real pools that are made for it: they are switched off, killed, cut off. The job
+//! goes on from the newest checkpoint that has reached the access point.
+
+mod common;
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::count::{Count, Counting, PATIENCE, commits, restores};
+use common::job::{Condition, State};
+use common::pool::{Host, Pool, Series, with_both_series};
+
+with_both_series!(
+    execution_points_are_switched_off,
+    the_pilot_is_told_to_end,
+    the_startd_asks_for_checkpoints,
+    all_of_an_execution_point_is_killed,
+    a_host_dies,
+    the_cable_is_out_for_half_a_minute,
+    ten_evictions_in_a_row,
+    twenty_jobs_and_random_evictions,
+);
+
+/// A lease of so many seconds; the default means half an hour.
+const LEASE: &str = "job_lease_duration = 30";
+
+/// Longer than a lease, and than all timeouts of the pool together.
+const LONG_PATIENCE: Duration = Duration::from_secs(400);
+
+fn execution_points_are_switched_off(series: Series) {
+    let pool = &Pool::up(series);
+    let count = Count::to(260).flags("--interval 2s").first_on(Host::Ep1).submit(pool);
+    let turns = [(Host::Ep1, "-graceful"), (Host::Ep2, "-fast"), (Host::Ep1, "-fast"), (Host::Ep2, "-graceful")];
+    for (turn, (host, how)) in (1..).zip(turns) {
+        assert_eq!(count.reaches(50 * turn), host);
+        let starts = count.starts();
+        condor(pool, host, &["condor_off", "-startd", how]);
+        count.job.wait_for(Condition::Starts(starts + 1), PATIENCE);
+        assert_eq!(count.job.host(), host.other());
+        condor(pool, host, &["condor_on", "-startd"]);
+    }
+    let records = count.ends_well();
+    assert_eq!(commits(&records, "vacate"), 2, "{records:#?}");
+}
+
+fn the_pilot_is_told_to_end(series: Series) {
+    let pool = &Pool::up(series);
+    let count = Count::to(90).first_on(Host::Ep2).submit(pool);
+    count.reaches(20);
+    pool.ask(Host::Ep2, "root", &["pkill", "-TERM", "-x", "condor_master"]);
+    count.job.wait_for(Condition::RunningOn(Host::Ep1), PATIENCE);
+    let records = count.ends_well();
+    assert_eq!((commits(&records, "vacate"), restores(&records)), (1, 1), "{records:#?}");
+}
+
+fn the_startd_asks_for_checkpoints(series: Series) {
+    let pool = &Pool::up(series);
+    for host in [Host::Ep1, Host::Ep2] {
+        pool.configure(host, "PERIODIC_CHECKPOINT = (time() - LastPeriodicCheckpoint) > 4\n");
+    }
+    let lines = "+WantCheckpointSignal = True\n+CheckpointSig = \"SIGUSR1\"";
+    let count = Count::to(180).with(lines).submit(pool);
+    count.job.wait_for(Condition::Uploads(2), PATIENCE);
+    count.job.vacate();
+    count.job.wait_for(Condition::Starts(2), PATIENCE);
+    let records = count.ends_well();
+    assert!(commits(&records, "signal") >= 2, "{records:#?}\n{}", count.log());
+}
+
+fn all_of_an_execution_point_is_killed(series: Series) {
+    let Some(pool) = &long(series) else { return };
+    for host in [Host::Ep1, Host::Ep2] {
+        let count = Count::to(150).with(LEASE).flags("--interval 2s").first_on(host).submit(pool);
+        count.job.wait_for(Condition::Uploads(2), PATIENCE);
+        // Everything but the host's own pid 1 and this.
+        pool.exec(host, "root", &["sh", "-c", "kill -9 -1"]);
+        count.job.wait_for(Condition::RunningOn(host.other()), LONG_PATIENCE);
+        goes_on_from_a_periodic_checkpoint(&count);
+        pool.kill(host);
+        pool.start(host);
+    }
+}
+
+fn a_host_dies(series: Series) {
+    let Some(pool) = &long(series) else { return };
+    for host in [Host::Ep1, Host::Ep2] {
+        let count = Count::to(150).with(LEASE).flags("--interval 2s").first_on(host).submit(pool);
+        count.job.wait_for(Condition::Uploads(2), PATIENCE);
+        pool.kill(host);
+        count.job.wait_for(Condition::RunningOn(host.other()), LONG_PATIENCE);
+        goes_on_from_a_periodic_checkpoint(&count);
+        pool.start(host);
+    }
+}
+
+fn the_cable_is_out_for_half_a_minute(series: Series) {
+    let Some(pool) = &long(series) else { return };
+    for host in [Host::Ep1, Host::Ep2] {
+        let count = Count::to(900).with("job_lease_duration = 120").flags("--interval 10s").first_on(host).submit(pool);
+        count.job.wait_for(Condition::Uploads(1), PATIENCE);
+        pool.cable_out(host);
+        sleep(Duration::from_secs(30));
+        pool.cable_in(host);
+        count.job.wait_for(Condition::Done, LONG_PATIENCE);
+        count.ends_well();
+    }
+}
+
+fn ten_evictions_in_a_row(series: Series) {
+    let Some(pool) = &long(series) else { return };
+    let count = Count::to(260).submit(pool);
+    for turn in 1..=10 {
+        count.reaches(20 * turn);
+        count.job.vacate();
+        count.job.wait_for(Condition::Starts(turn + 1), PATIENCE);
+    }
+    let records = count.ends_well();
+    assert_eq!((commits(&records, "vacate"), restores(&records)), (10, 10), "{records:#?}");
+}
+
+fn twenty_jobs_and_random_evictions(series: Series) {
+    let Some(pool) = &long(series) else { return };
+    // Room for all of them on one host, for the time when the other one is avoided.
+    for host in [Host::Ep1, Host::Ep2] {
+        pool.configure(host, "NUM_CPUS = 24\n");
+    }
+    let counts: Vec<_> = (0..20).map(|_| Count::to(1500).flags("--interval 20s").submit(pool)).collect();
+    let began = Instant::now();
+    let mut seed = u64::from(std::process::id());
+    let mut evictions = 0;
+    while began.elapsed() < Duration::from_secs(300) {
+        // Knuth's generator: nothing here deserves a dependency.
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let count = &counts[(seed >> 33) as usize % counts.len()];
+        if let State::Running(_) = count.job.state() {
+            if seed >> 62 == 0 {
+                count.job.vacate_fast()
+            } else {
+                count.job.vacate()
+            }
+            evictions += 1;
+        }
+        sleep(Duration::from_secs(2));
+    }
+    assert!(evictions > 50, "only {evictions} evictions");
+    for count in &counts {
+        count.job.wait_for(Condition::Done, LONG_PATIENCE);
+        count.ends_well();
+    }
+}
+
+/// A pool, if what takes minutes is wanted.
+fn long(series: Series) -> Option<Pool> {
+    common::long::wanted().then(|| Pool::up(series))
+}
+
+#[track_caller]
+fn goes_on_from_a_periodic_checkpoint(count: &Counting<'_>) {
+    let records = count.ends_well();
+    assert_eq!(commits(&records, "vacate"), 0, "{records:#?}");
+    assert!(commits(&records, "interval") >= 2, "{records:#?}");
+}
+
+/// One of HTCondor's commands to the master of an execution point, as its administrator gives it there: the access point
+/// forgets masters, which report seldom.
+#[track_caller]
+fn condor(pool: &Pool, host: Host, argv: &[&str]) {
+    let administrator = if host == Host::Ep2 { "pilot" } else { "root" };
+    pool.ask(host, administrator, argv);
+}
