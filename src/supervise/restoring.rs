@@ -74,9 +74,10 @@ impl Supervisor {
 
     pub(super) fn restored(&mut self, ended: Ended, root: Option<i32>) -> Step {
         self.deadline = None;
-        let broken = self.serving.take().and_then(|serving| serving.end(&self.launch.checkpoint));
+        // After a good end the last images may still be on their way to nobody; the thread ends by itself.
+        let serving = self.serving.take();
         let (Ended::Exited(0), Some(root), Some(tree)) = (ended, root, self.tree) else {
-            if let Some(failure) = broken {
+            if let Some(failure) = serving.and_then(|serving| serving.end(&self.launch.checkpoint)) {
                 return Some(Err(failure));
             }
             let cause = log::cause(&self.work_dir().join(command::RESTORE_LOG), &self.work_dir().join("criu.out"));

@@ -60,10 +60,12 @@ impl Stop {
 
     /// What `run` returns after all threads have ended.
     pub fn result(&self) -> Result<(), StreamError> {
-        if self.cancelled.load(Ordering::Acquire) {
-            return Err(StreamError::Cancelled);
+        // Whoever cancels because of an error wants to hear of that error.
+        match self.error.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(error),
+            None if self.cancelled.load(Ordering::Acquire) => Err(StreamError::Cancelled),
+            None => Ok(()),
         }
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 
     /// Waits until `fd` is ready or has ended; an error when it is time to stop.
