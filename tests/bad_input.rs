@@ -30,10 +30,10 @@ fn refused(host: &Host<'_>, words: &[&str], code: i32, said: &[&str]) {
 }
 
 /// A host with a checkpoint of a program that counts.
-fn with_checkpoint<'a>(bench: &'a Bench, name: &str) -> Host<'a> {
+fn with_checkpoint<'a>(bench: &'a Bench, name: &str, lines: &str) -> Host<'a> {
     let host = bench.host(name, FIRST_USER);
     host.write("count.py", COUNT);
-    let mut job = host.start(&["--", "python3", "count.py", "20"]);
+    let mut job = host.start(&["--", "python3", "count.py", lines]);
     job.until_output("line3 ").signal(Signal::SIGTERM);
     assert_code(&host, job.end(), 85);
     drop(job);
@@ -85,7 +85,7 @@ fn options_and_settings_that_make_no_sense() {
 #[test]
 fn bad_settings_cost_no_checkpoint() {
     let bench = Bench::new();
-    let host = with_checkpoint(&bench, "host");
+    let host = with_checkpoint(&bench, "host", "20");
     host.write("condor-criu.toml", "interval = [[[");
     refused(&host, &["--", "python3", "count.py", "20"], 125, &["condor-criu.toml"]);
     fs::remove_file(host.scratch.join("condor-criu.toml")).unwrap();
@@ -144,7 +144,7 @@ fn no_user_namespaces() {
 #[test]
 fn checkpoints_that_are_not_whole() {
     let bench = Bench::new();
-    let good = with_checkpoint(&bench, "good");
+    let good = with_checkpoint(&bench, "good", "20");
     let bytes = fs::read(good.checkpoint()).unwrap();
     let words = ["--", "python3", "count.py", "20"];
     let damaged = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
@@ -179,7 +179,7 @@ fn checkpoints_that_are_not_whole() {
 #[test]
 fn a_full_disk_while_packing_costs_nothing() {
     let bench = Bench::new();
-    let host = with_checkpoint(&bench, "host");
+    let host = with_checkpoint(&bench, "host", "100");
     let small = bench.host("small", FIRST_USER);
     // A mount namespace of its own, so that the small disk goes with the test. What is written while it is full must fit into
     // pages that files have already: a few lines of the log, and of stdout.
@@ -187,16 +187,16 @@ fn a_full_disk_while_packing_costs_nothing() {
         "mount -t tmpfs -o size=12m,mode=0777 tmpfs {small} && cp -p {from}/count.py {from}/criu-checkpoint.tar.zst {small}/ && \
          cd {small} && : >_condor_stdout && echo first line >condor-criu.log && chown {user} * && \
          exec setpriv --reuid={user} --regid={user} --clear-groups sh -c '{run} >>_condor_stdout 2>>err </dev/null & pid=$!; \
-         until grep -q line5 _condor_stdout; do sleep 0.05; done; \
+         until grep -q line5 _condor_stdout || ! kill -0 $pid; do sleep 0.05; done; \
          cp criu-checkpoint.tar.zst /dev/shm/before.$pid; dd if=/dev/zero of=fill bs=4k 2>/dev/null; kill -USR2 $pid; \
-         until grep -q \"cannot save\" condor-criu.log; do sleep 0.05; done; \
+         until grep -q \"cannot save\" condor-criu.log || ! kill -0 $pid; do sleep 0.05; done; \
          cmp criu-checkpoint.tar.zst /dev/shm/before.$pid || echo CHANGED; rm -f fill /dev/shm/before.$pid; \
-         wait $pid; echo code $?; tail -n 1 _condor_stdout; cat condor-criu.log; ls -A'",
+         wait $pid; echo code $?; tail -n 1 _condor_stdout; cat condor-criu.log err; ls -lA'",
         small = small.scratch.display(),
         from = host.scratch.display(),
         user = FIRST_USER,
         run = format_args!(
-            "{} run --criu {} --log-level error -- python3 count.py 40",
+            "{} run --criu {} --log-level error -- python3 count.py 100",
             bench.binary().display(),
             host.criu.display()
         ),
@@ -206,7 +206,7 @@ fn a_full_disk_while_packing_costs_nothing() {
     assert!(
         said.contains("code 42")
             && said.contains("cannot save the payload")
-            && said.contains("line19 ")
+            && said.contains("line99 ")
             && !said.contains("CHANGED"),
         "{said}"
     );
