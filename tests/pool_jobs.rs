@@ -29,12 +29,12 @@ fn periodic_checkpoints_in_place(pool: &Pool) {
 fn vacated_there_and_back_again(pool: &Pool) {
     let count = Count::to(140).submit(pool);
     let first = count.reaches(15);
-    count.job.vacate();
-    assert_eq!(count.reaches(40), first.other());
-    count.job.vacate();
-    assert_eq!(count.reaches(65), first);
-    count.job.vacate();
-    assert_eq!(count.reaches(90), first.other());
+    assert_eq!(count.vacated(), first.other());
+    count.reaches(40);
+    assert_eq!(count.vacated(), first);
+    count.reaches(65);
+    assert_eq!(count.vacated(), first.other());
+    count.reaches(90);
     let records = count.ends_well();
     assert_eq!((commits(&records, "vacate"), restores(&records)), (3, 3), "{records:#?}");
 }

@@ -23,8 +23,7 @@ on_both_series!(
 fn checkpoints_moves_and_ends(pool: &Pool, count: Count) {
     let count = count.flags("--interval 2s").submit(pool);
     let first = count.reaches(30);
-    count.job.vacate();
-    assert_eq!(count.reaches(35), first.other());
+    assert_eq!(count.vacated(), first.other());
     let records = count.ends_well();
     // A vacate that comes while a periodic checkpoint is being taken needs no other one.
     let (periodic, vacates) = (commits(&records, "interval"), commits(&records, "vacate"));
@@ -36,8 +35,8 @@ fn checkpoints_moves_and_ends(pool: &Pool, count: Count) {
 fn kill_sig_is_the_vacate_signal(pool: &Pool) {
     let count = Count::to(90).with("kill_sig = SIGTSTP").submit(pool);
     let first = count.reaches(20);
-    count.job.vacate();
-    assert_eq!(count.reaches(30), first.other());
+    assert_eq!(count.vacated(), first.other());
+    count.reaches(30);
     count.ends_well();
     assert!(count.log().contains("asked to leave signal=SIGTSTP"), "{}", count.log());
 }

@@ -24,8 +24,8 @@ fn vacated_before_any_output(pool: &Pool) {
     let count = Count::to(60).heavy(HEAVY).submit(pool);
     count.job.wait_for(Condition::Scratch(LOG, "the payload runs".into()), PATIENCE);
     let first = count.job.host();
-    count.job.vacate();
-    assert_eq!(count.reaches(10), first.other());
+    assert_eq!(count.vacated(), first.other());
+    count.reaches(10);
     let records = count.ends_well();
     assert_eq!((commits(&records, "vacate"), restores(&records)), (1, 1), "{records:#?}");
 }

@@ -132,6 +132,16 @@ impl Counting<'_> {
         self.job.host()
     }
 
+    /// Vacates it and waits until it is on another host; returns which. Its next steps are made there: a vacate can take
+    /// seconds to arrive.
+    #[track_caller]
+    pub fn vacated(&self) -> Host {
+        let starts = self.starts();
+        self.job.vacate();
+        self.job.wait_for(Condition::Starts(starts + 1), PATIENCE);
+        self.job.host()
+    }
+
     /// How often it has been started.
     pub fn starts(&self) -> usize {
         self.job.events().iter().filter(|event| event.code == 1).count()
