@@ -340,3 +340,20 @@ fn monotonic_time_does_not_jump() {
     assert!(host.stdout().contains("slept True"), "{}", host.stdout());
     assert!(began.elapsed() > std::time::Duration::from_secs(1), "the rest of the sleep was lost");
 }
+
+#[test]
+fn a_payload_that_ended_in_a_vacate_does_not_run_again() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    let words = ["--", "sh", "-c", "echo ran; echo x >>result; exit 9"];
+    // HTCondor requeues a job that has ended while it was being vacated, and starts the same command again.
+    for _ in 0..2 {
+        host.job_ad(85);
+        assert_code(&host, host.run(&words), 9);
+        assert_eq!((host.stdout().as_str(), host.read("result").as_str()), ("ran\n", "x\n"));
+    }
+    // Another job is not meant.
+    host.write(".job.ad", "ClusterId = 8\nProcId = 0\n");
+    assert_code(&host, host.run(&words), 9);
+    assert_eq!(host.stdout(), "ran\nran\n");
+}

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod commit;
+pub mod ended;
 pub mod inspect;
 pub mod inventory;
 pub mod manifest;

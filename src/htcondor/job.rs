@@ -71,6 +71,11 @@ impl Job {
         Some(env::var_os("_CONDOR_CHIRP_CONFIG").map_or_else(|| self.scratch.join(".chirp.config"), PathBuf::from))
     }
 
+    /// A name that no other job has, ever: `GlobalJobId`, or as much of it as there is.
+    pub fn unique_id(&self) -> Option<String> {
+        self.ad.as_ref()?.string("GlobalJobId").or_else(|| self.id())
+    }
+
     /// `cluster.proc`, if the ad has them.
     pub fn id(&self) -> Option<String> {
         let ad = self.ad.as_ref()?;

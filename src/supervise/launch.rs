@@ -13,9 +13,10 @@ use super::bring_back::{self, Opened};
 use super::streams::{self, Stream};
 use super::{environment, journal, placeholders};
 use crate::checkpoint::archive::Compression;
+use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::{NotCarried, commit};
 use crate::criu::{self, Criu, find};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Ended, Exit, Failure};
 use crate::host::mpi;
 use crate::htcondor::Job;
 use crate::sandbox::{
@@ -74,8 +75,16 @@ pub fn checkpoint_name(compression: Compression) -> &'static str {
     }
 }
 
+/// What there is to do.
+pub enum Prepared {
+    /// Start or restore.
+    Launch(Box<Launch>),
+    /// Only the status is left to be told.
+    Ended(Ended),
+}
+
 /// Reads, checks and decides; makes nothing but our directory and the placeholders.
-pub fn prepare(options: &RunOptions) -> Result<Launch, Failure> {
+pub fn prepare(options: &RunOptions) -> Result<Prepared, Failure> {
     let job = Job::from_environment(options.scratch.as_deref())
         .map_err(|error| Failure::start("cannot use the scratch directory", error))?;
     let (Some(program), arguments) = (options.command.first(), options.command.get(1..).unwrap_or_default()) else {
@@ -93,6 +102,14 @@ pub fn prepare(options: &RunOptions) -> Result<Launch, Failure> {
     journal::open(&job.scratch, settings.log_level).map_err(unwritable)?;
     journal::say_where(&job, &settings);
     placeholders::remove(&job);
+    if let Some(record) = EndRecord::read(&checkpoint) {
+        if job.unique_id().as_ref() == Some(&record.condor_criu_job) {
+            tracing::info!("the payload had ended by {} when the job was taken away", record.ended);
+            return Ok(Prepared::Ended(record.ended));
+        }
+        tracing::info!("another job's end is in the place of the checkpoint, and is removed");
+        fs::write(&checkpoint, "").map_err(unwritable)?;
+    }
 
     let opened = bring_back::open(&checkpoint)?.map(Arc::new);
     let criu = criu::find(settings.criu.as_deref(), &job.scratch)
@@ -144,7 +161,7 @@ pub fn prepare(options: &RunOptions) -> Result<Launch, Failure> {
     let uname = nix::sys::utsname::uname().map_err(|error| Failure::start("cannot read the kernel's name", error))?;
     let kernel = uname.release().to_string_lossy().into_owned();
     let host = uname.nodename().to_string_lossy().into_owned();
-    Ok(Launch {
+    Ok(Prepared::Launch(Box::new(Launch {
         job,
         settings,
         criu,
@@ -158,7 +175,7 @@ pub fn prepare(options: &RunOptions) -> Result<Launch, Failure> {
         opened,
         program,
         plan,
-    })
+    })))
 }
 
 impl Launch {

@@ -6,6 +6,7 @@
 
 pub mod bring_back;
 mod checkpointing;
+mod ending;
 mod environment;
 mod events;
 pub mod journal;
@@ -20,6 +21,7 @@ mod supervisor;
 
 use signal_hook::iterator::Signals;
 
+use launch::Prepared;
 pub use launch::RunOptions;
 
 use crate::exit::{Exit, Failure};
@@ -30,7 +32,10 @@ use supervisor::Supervisor;
 pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
     // First of all: a signal that comes while we start is kept and answered, not fatal.
     let signals = Signals::new(caught()).map_err(|error| Failure::start("cannot catch signals", error))?;
-    let result = launch::prepare(options).and_then(|launch| Supervisor::start(launch, signals)?.run());
+    let result = launch::prepare(options).and_then(|prepared| match prepared {
+        Prepared::Launch(launch) => Supervisor::start(*launch, signals)?.run(),
+        Prepared::Ended(ended) => Ok(Exit::Payload(ended)),
+    });
     let exit = result.as_ref().map_or_else(|failure| failure.exit, |exit| *exit);
     // HTCondor will run us again: what it looks for now must not hold the job.
     if matches!(exit, Exit::Checkpointed(_) | Exit::CannotRestoreHere)

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use signal_hook::iterator::Signals;
 
 use super::bring_back::Serving;
+use super::ending::clean_up;
 use super::events::{self, Event};
 use super::journal;
 use super::launch::Launch;
@@ -177,7 +178,13 @@ impl Supervisor {
             // After a checkpoint, what is left in the pipes is part of it.
             self.relays.finish();
             match self.vacate {
-                None => clean_up(&self.launch),
+                None => {
+                    let ended = match result {
+                        Ok(Exit::Payload(ended)) => Some(ended),
+                        _ => None,
+                    };
+                    clean_up(&self.launch, ended);
+                }
                 // A dump that failed, say, and then the signal has ended the payload. HTCondor takes every end in a vacate
                 // for a requeue, and the next host needs what was saved before.
                 Some(_) => placeholders::make(&self.launch.job),
@@ -267,33 +274,6 @@ impl Supervisor {
         None
     }
 
-    fn payload_ended(&mut self, ended: Ended) -> Step {
-        if let (State::Packing { .. }, None) = (self.state, self.ended) {
-            // It was killed while it was stopped (out of memory, say). What is being packed is whole.
-            tracing::warn!("the stopped payload ended by {ended}");
-            return None;
-        }
-        tracing::info!("the payload ended by {ended}");
-        match (ended, self.launch.job.checkpoint_code()) {
-            (Ended::Exited(code), Some(reserved)) if code == reserved => {
-                tracing::error!(
-                    "the payload's own exit code {code} is the job's checkpoint_exit_code, and HTCondor would take its end \
-                     for a checkpoint: exit 1 instead; choose another checkpoint_exit_code"
-                );
-                Some(Ok(Exit::AmbiguousCode))
-            }
-            // In a vacate HTCondor takes every exit for a requeue: that the payload has ended by itself must be kept, too.
-            _ if self.promised || (self.vacate.is_some() && !self.passed_on) => match self.save_the_end(ended) {
-                Ok(()) => None,
-                Err(why) => {
-                    tracing::error!("cannot keep the promise of a checkpoint: {why}");
-                    Some(Ok(Exit::Payload(ended)))
-                }
-            },
-            _ => Some(Ok(Exit::Payload(ended))),
-        }
-    }
-
     fn begin_payload(&mut self) -> Step {
         self.tell_init(&Request::Clock(self.offsets));
         self.tell_init(&Request::Spawn);
@@ -337,24 +317,6 @@ impl Supervisor {
         }
     }
 
-    fn cannot_execute(&self, errno: i32, step: &str) -> Failure {
-        let errno = nix::errno::Errno::from_raw(errno);
-        let what = format!("cannot run {}", self.launch.program);
-        if step != "execute the program" {
-            return Failure::start(what, format!("cannot {step}: {errno}"));
-        }
-        match errno {
-            nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR => {
-                Failure::start(what, "there is no such program, or its interpreter is missing")
-                    .with_remedy("transfer it, or name one that the execution point has in PATH")
-                    .with_exit(Exit::NotFound)
-            }
-            errno => Failure::start(what, errno.desc())
-                .with_remedy("it must be executable and made for this kind of machine")
-                .with_exit(Exit::CannotExecute),
-        }
-    }
-
     pub(super) fn work_dir(&self) -> PathBuf {
         self.launch.job.scratch.join(STATE_DIR).join("work")
     }
@@ -395,14 +357,4 @@ impl Supervisor {
 /// How long criu may take for this many bytes.
 pub(super) fn patience(bytes: u64) -> Duration {
     PATIENCE + Duration::from_secs(bytes / SLOW)
-}
-
-/// After the payload's own end: the checkpoint is not shipped to the user, but an empty file stays where HTCondor looks.
-fn clean_up(launch: &Launch) {
-    if let Err(error) = std::fs::File::options().write(true).open(&launch.checkpoint).and_then(|file| file.set_len(0)) {
-        tracing::warn!("cannot empty the checkpoint: {error}");
-    }
-    if let Err(error) = std::fs::remove_dir_all(launch.job.scratch.join(STATE_DIR)) {
-        tracing::warn!("cannot remove {STATE_DIR}: {error}");
-    }
 }

@@ -1,0 +1,72 @@
+//! The payload's end, and what is left of a job then.
+
+use std::fs::File;
+
+use super::launch::Launch;
+use super::supervisor::{State, Step, Supervisor};
+use crate::checkpoint::ended::EndRecord;
+use crate::exit::{Ended, Exit, Failure};
+use crate::sandbox::STATE_DIR;
+
+impl Supervisor {
+    pub(super) fn payload_ended(&mut self, ended: Ended) -> Step {
+        if let (State::Packing { .. }, None) = (self.state, self.ended) {
+            // It was killed while it was stopped (out of memory, say). What is being packed is whole.
+            tracing::warn!("the stopped payload ended by {ended}");
+            return None;
+        }
+        tracing::info!("the payload ended by {ended}");
+        match (ended, self.launch.job.checkpoint_code()) {
+            (Ended::Exited(code), Some(reserved)) if code == reserved => {
+                tracing::error!(
+                    "the payload's own exit code {code} is the job's checkpoint_exit_code, and HTCondor would take its end \
+                     for a checkpoint: exit 1 instead; choose another checkpoint_exit_code"
+                );
+                Some(Ok(Exit::AmbiguousCode))
+            }
+            // In a vacate HTCondor takes every exit for a requeue: that the payload has ended by itself must be kept, too.
+            _ if self.promised || (self.vacate.is_some() && !self.passed_on) => match self.save_the_end(ended) {
+                Ok(()) => None,
+                Err(why) => {
+                    tracing::error!("cannot keep the promise of a checkpoint: {why}");
+                    Some(Ok(Exit::Payload(ended)))
+                }
+            },
+            _ => Some(Ok(Exit::Payload(ended))),
+        }
+    }
+
+    pub(super) fn cannot_execute(&self, errno: i32, step: &str) -> Failure {
+        let errno = nix::errno::Errno::from_raw(errno);
+        let what = format!("cannot run {}", self.launch.program);
+        if step != "execute the program" {
+            return Failure::start(what, format!("cannot {step}: {errno}"));
+        }
+        match errno {
+            nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR => {
+                Failure::start(what, "there is no such program, or its interpreter is missing")
+                    .with_remedy("transfer it, or name one that the execution point has in PATH")
+                    .with_exit(Exit::NotFound)
+            }
+            errno => Failure::start(what, errno.desc())
+                .with_remedy("it must be executable and made for this kind of machine")
+                .with_exit(Exit::CannotExecute),
+        }
+    }
+}
+
+/// After the payload's own end: the checkpoint is not shipped to the user. In its place is an empty file, or under HTCondor a line
+/// that says how the payload ended, should this turn out to be a vacate.
+pub(super) fn clean_up(launch: &Launch, ended: Option<Ended>) {
+    let emptied = File::options().write(true).open(&launch.checkpoint).and_then(|file| file.set_len(0));
+    let told = emptied.and_then(|()| match (ended, launch.job.unique_id()) {
+        (Some(ended), Some(job)) => EndRecord { condor_criu_job: job, ended }.write(&launch.checkpoint),
+        _ => Ok(()),
+    });
+    if let Err(error) = told {
+        tracing::warn!("cannot put the payload's end in the place of the checkpoint: {error}");
+    }
+    if let Err(error) = std::fs::remove_dir_all(launch.job.scratch.join(STATE_DIR)) {
+        tracing::warn!("cannot remove {STATE_DIR}: {error}");
+    }
+}
