@@ -357,3 +357,28 @@ fn a_payload_that_ended_in_a_vacate_does_not_run_again() {
     assert_code(&host, host.run(&words), 9);
     assert_eq!(host.stdout(), "ran\nran\n");
 }
+
+#[test]
+fn other_supplementary_groups_are_no_obstacle() {
+    let bench = Bench::new();
+    // More, other and none: criu's own restore would fail or hang for each.
+    let lists = [Some("5000,7001,7002"), Some("5001"), Some("4000,5000,7002"), None];
+    let words = ["--", "python3", "count.py", "40"];
+    for (number, groups) in lists.into_iter().enumerate() {
+        let user = if number % 2 == 0 { FIRST_USER } else { SECOND_USER };
+        let mut host = bench.host(&format!("host{number}"), user);
+        host.groups = groups;
+        host.write("count.py", COUNT);
+        if number > 0 {
+            bench.host(&format!("host{}", number - 1), user).carry_to(&host, &[]);
+        }
+        let mut job = host.start(&words);
+        if number + 1 == lists.len() {
+            assert_code(&host, job.end(), 42);
+            assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (40, 1));
+        } else {
+            job.until_output(&format!("line{} ", number * 8 + 4)).signal(Signal::SIGTERM);
+            assert_code(&host, job.end(), 85);
+        }
+    }
+}

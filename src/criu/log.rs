@@ -103,6 +103,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "restart the job; if it happens again, report it",
     ),
     (
+        "Unable to restore capabilities",
+        "a process of the checkpoint had capabilities that this host does not grant",
+        "report it: the payload should have none",
+    ),
+    (
         "Can't setgroups",
         "the supplementary groups of the job's user differ from those at the checkpoint",
         "restore on a host where the user has the same groups",

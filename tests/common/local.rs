@@ -59,7 +59,7 @@ impl Bench {
     pub fn host(&self, name: &str, user: u32) -> Host<'_> {
         let scratch = self.dir.path().join(name);
         fs::create_dir_all(&scratch).unwrap();
-        let host = Host { bench: self, scratch, user, criu: real_criu() };
+        let host = Host { bench: self, scratch, user, groups: None, criu: real_criu() };
         host.own(&host.scratch);
         host
     }
@@ -70,6 +70,8 @@ pub struct Host<'a> {
     bench: &'a Bench,
     pub scratch: PathBuf,
     pub user: u32,
+    /// Supplementary groups, as setpriv(1) takes them; none otherwise.
+    pub groups: Option<&'static str>,
     pub criu: PathBuf,
 }
 
@@ -124,11 +126,19 @@ impl Host<'_> {
             self.own(&path);
             file
         };
-        let mut command = Command::new(self.bench.binary());
+        let mut command = match self.groups {
+            None => Command::new(self.bench.binary()),
+            Some(groups) => {
+                let user = self.user.to_string();
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid", &user, "--regid", &user, "--groups", groups]).arg(self.bench.binary());
+                command
+            }
+        };
         command.arg("run").arg("--criu").arg(&self.criu).args(words).current_dir(&self.scratch);
         command.stdin(Stdio::null()).stdout(stream("_condor_stdout")).stderr(stream("_condor_stderr"));
         command.env("_CONDOR_SCRATCH_DIR", &self.scratch).env_remove("CONDOR_CRIU_CRIU");
-        if nix::unistd::geteuid().is_root() {
+        if nix::unistd::geteuid().is_root() && self.groups.is_none() {
             // std drops root's supplementary groups with its uid.
             command.uid(self.user).gid(self.user);
         }
