@@ -382,3 +382,17 @@ fn other_supplementary_groups_are_no_obstacle() {
         }
     }
 }
+
+#[test]
+fn a_memfd_that_would_come_back_wrong_is_refused() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    let script = "import mmap, os, time\nfd = os.memfd_create('buffer')\nos.ftruncate(fd, 8192)\nshared = mmap.mmap(fd, 8192)\n\
+                  for i in range(20):\n    shared[0:2] = b'%02d' % i\n    print('line%d' % i, os.pread(fd, 2, 0).decode(), flush=True)\n    time.sleep(0.1)\n";
+    let mut job = host.start(&["--", "python3", "-c", script]);
+    job.until_output("line4 ").signal(Signal::SIGUSR2);
+    job.until("condor-criu.log", "maps a memfd whose descriptor is still open");
+    assert_code(&host, job.end(), 0);
+    assert_eq!(host.stdout(), (0..20).map(|i| format!("line{i} {i:02}\n")).collect::<String>());
+    assert_eq!(fs::metadata(host.checkpoint()).unwrap().len(), 0);
+}

@@ -1,3 +1,4 @@
 //! What a payload needs of a host, and what this host offers.
 
 pub mod mpi;
+pub mod scan;

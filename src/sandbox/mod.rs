@@ -118,9 +118,14 @@ impl Sandbox {
         self.shm.as_fd()
     }
 
+    /// The sandbox's `/proc`, as this process reaches it.
+    pub fn proc(&self) -> std::path::PathBuf {
+        format!("/proc/{}/root/proc", self.init).into()
+    }
+
     /// Resident memory of everything inside but the init, in bytes; an estimate, shared pages counted once a process.
     pub fn resident_bytes(&self) -> u64 {
-        let proc = format!("/proc/{}/root/proc", self.init);
+        let proc = self.proc();
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
         let pages = |entry: std::fs::DirEntry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;

@@ -14,6 +14,7 @@ use crate::checkpoint::archive::Compression;
 use crate::checkpoint::manifest::{self, Cost, History, Host, Inner, Manifest};
 use crate::criu::{command, log};
 use crate::exit::{Ended, Exit};
+use crate::host::scan;
 use crate::htcondor::advice::vacate_window;
 use crate::htcondor::chirp::Attribute;
 use crate::sandbox::{ClockReadings, CriuJob, Request};
@@ -106,6 +107,10 @@ impl Supervisor {
     pub(super) fn begin_checkpoint(&mut self, reason: Reason) -> Step {
         let tree = self.tree?;
         self.next_checkpoint = None;
+        if let Some(why) = scan::wrong_if_restored(&self.sandbox.proc()) {
+            self.go_on_after_failure(&why);
+            return None;
+        }
         let images = self.images_dir();
         let _ = fs::remove_dir_all(&images);
         if let Err(error) = fs::create_dir(&images) {
