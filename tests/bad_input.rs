@@ -223,3 +223,20 @@ fn a_checkpoint_from_a_newer_format() {
     writer.finish(br#"{"format": 99, "payload": "something else"}"#).unwrap();
     refused(&host, &["--", "true"], 75, &["it has format 99", "newer"]);
 }
+
+#[test]
+fn a_checkpoint_that_needs_another_processor() {
+    use condor_criu::checkpoint::archive::{Compression, Meta, Reader, WriteOptions, Writer};
+    let bench = Bench::new();
+    let good = with_checkpoint(&bench, "good", "20");
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(Reader::open(good.checkpoint()).unwrap().manifest()).unwrap();
+    manifest["host"]["cpu"].as_array_mut().unwrap().push("sse5".into());
+    let host = bench.host("host", SECOND_USER);
+    let path = host.write("criu-checkpoint.tar.zst", "");
+    let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+    let writer = Writer::create(file, WriteOptions { compression: Compression::None, threads: 1 }).unwrap();
+    writer.add(Meta::file("sandbox/reaper", 1), Some(&mut &b"x"[..])).unwrap();
+    writer.finish(&serde_json::to_vec(&manifest).unwrap()).unwrap();
+    refused(&host, &["--", "true"], 75, &["cannot restore on this host: the checkpoint needs sse5", "intact"]);
+}

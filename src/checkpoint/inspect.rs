@@ -7,6 +7,7 @@ use std::path::Path;
 use super::Manifest;
 use super::archive::{ArchiveError, ExtractOptions, Reader, extract};
 use crate::exit::{Exit, Failure};
+use crate::host::cpu;
 
 fn cannot(what: &str, path: &Path, error: &ArchiveError) -> Failure {
     Failure::start(format!("cannot {what} {}", path.display()), error).with_exit(Exit::Negative)
@@ -44,6 +45,7 @@ pub fn inspect(path: &Path, json: bool) -> Result<Exit, Failure> {
         identity.gid,
         job_dir.display()
     );
+    println!("processor   {}: {}", cpu::level(&host.cpu), host.cpu.iter().cloned().collect::<Vec<_>>().join(" "));
     println!("network     {}", serde_json::to_string(network).unwrap_or_default().trim_matches('"'));
     for input in inputs {
         println!("input       {} ({} bytes), brought by HTCondor", input.path.display(), input.size);

@@ -1,6 +1,7 @@
 //! What a checkpoint says of itself: the member `manifest.json`. It is written last, in the same commit as all the rest,
 //! and whoever restores reads it first.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,9 @@ pub struct Host {
     pub kernel: String,
     /// criu's version.
     pub criu: String,
+    /// What the processor offered when the payload was started, of what programs choose code by. The payload may use all of it.
+    #[serde(default)]
+    pub cpu: BTreeSet<String>,
 }
 
 /// The identity inside the sandbox.
@@ -184,7 +188,12 @@ mod tests {
             job: Some("1.0".into()),
             program: "sim".into(),
             condor_criu: "0.1.0".into(),
-            host: Host { name: "h".into(), kernel: "6".into(), criu: "4.2.1".into() },
+            host: Host {
+                name: "h".into(),
+                kernel: "6".into(),
+                criu: "4.2.1".into(),
+                cpu: BTreeSet::from(["avx2".into()]),
+            },
             identity: Inner { uid: 1, gid: 1, groups: vec![1] },
             clock: ClockReadings::default(),
             job_dir: "/job".into(),

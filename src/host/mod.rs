@@ -1,4 +1,5 @@
 //! What a payload needs of a host, and what this host offers.
 
+pub mod cpu;
 pub mod mpi;
 pub mod scan;

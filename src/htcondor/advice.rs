@@ -36,6 +36,12 @@ pub fn advice(job: &Job, checkpoint: &str, log: &str, last_dump: Option<Duration
     if output.is_some_and(|names| !names.iter().any(|name| name == checkpoint)) {
         found.push(format!("the checkpoint at an eviction is not carried: add {checkpoint} to transfer_output_files"));
     }
+    if !ad.expression("OnExitRemove").is_some_and(|expression| expression.contains("75")) {
+        found.push(
+            "a host that cannot restore the checkpoint would end the job: add on_exit_remove = ExitCode =!= 75"
+                .to_owned(),
+        );
+    }
     if ad.expression("CheckpointDestination").is_some() {
         found.push(
             "the checkpoint at an eviction does not go to checkpoint_destination and is lost: leave it out".to_owned(),
@@ -80,7 +86,7 @@ mod tests {
     #[test]
     fn a_good_ad_gets_no_advice() {
         let good = "SuccessCheckpointExitCode = 85\nWantFTOnCheckpoint = true\nWhenToTransferOutput = \"ON_EXIT_OR_EVICT\"\n\
-                    TransferCheckpoint = \"cp,log\"\nTransferOutput = \"cp, log, out\"\nJobMaxVacateTime = 60";
+                    TransferCheckpoint = \"cp,log\"\nTransferOutput = \"cp, log, out\"\nJobMaxVacateTime = 60\nOnExitRemove = ExitCode =!= 75";
         assert!(of(good, Some(30)).is_empty(), "{:?}", of(good, Some(30)));
         assert!(of(good, Some(90))[0].contains("job_max_vacate_time = 210"));
     }

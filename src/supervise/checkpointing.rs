@@ -218,6 +218,7 @@ impl Supervisor {
                 name: launch.host.clone(),
                 kernel: launch.kernel.clone(),
                 criu: launch.criu.version.to_string(),
+                cpu: launch.cpu.clone(),
             },
             identity: Inner {
                 uid: launch.identity.inner_uid,

@@ -1,5 +1,6 @@
 //! From flags, ads and files to a sandbox that stands: everything that must be known before the first event.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -17,7 +18,7 @@ use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::{NotCarried, commit};
 use crate::criu::{self, Criu, find};
 use crate::exit::{Ended, Exit, Failure};
-use crate::host::mpi;
+use crate::host::{cpu, mpi};
 use crate::htcondor::Job;
 use crate::sandbox::{
     CRIU_DIR, Command, Identity, Network, Plan, STATE_DIR, Sandbox, SandboxError, inside, supplementary_groups,
@@ -57,6 +58,8 @@ pub struct Launch {
     pub kernel: String,
     /// `uname -n`
     pub host: String,
+    /// What the payload's processor offered when it was started.
+    pub cpu: BTreeSet<String>,
     /// The checkpoint file.
     pub checkpoint: PathBuf,
     /// What to restore, if there is something.
@@ -137,6 +140,15 @@ pub fn prepare(options: &RunOptions) -> Result<Prepared, Failure> {
     let (inner_uid, inner_gid) = inner.unwrap_or((outer_uid.as_raw(), outer_gid.as_raw()));
     let identity = Identity { inner_uid, inner_gid, outer_uid, outer_gid };
     let groups = groups_inside(&identity)?;
+    let here = cpu::offered();
+    if let Some(why) = opened.as_ref().and_then(|opened| cpu::refusal(&opened.manifest.host.cpu, &here)) {
+        return Err(Failure::start("cannot restore on this host", why)
+            .with_remedy("the checkpoint is intact; restrict Requirements to machines with the same Microarch")
+            .with_exit(Exit::CannotRestoreHere));
+    }
+    // What it was started with, it may use on every later host.
+    let cpu = opened.as_ref().map_or(here, |opened| opened.manifest.host.cpu.clone());
+
     let state_dir = job.scratch.join(STATE_DIR);
     make_state_dir(&state_dir).map_err(unwritable)?;
     let job_dir = opened.as_ref().map_or_else(|| settings.job_dir.clone(), |opened| opened.manifest.job_dir.clone());
@@ -171,6 +183,7 @@ pub fn prepare(options: &RunOptions) -> Result<Prepared, Failure> {
         groups,
         kernel,
         host,
+        cpu,
         checkpoint,
         opened,
         program,
