@@ -115,8 +115,11 @@ pub fn prepare(options: &RunOptions) -> Result<Prepared, Failure> {
     }
 
     let opened = bring_back::open(&checkpoint)?.map(Arc::new);
-    let criu = criu::find(settings.criu.as_deref(), &job.scratch)
-        .map_err(|error| Failure::start("cannot checkpoint anything here", &error).with_remedy(error.remedy()))?;
+    let criu = criu::find(settings.criu.as_deref(), &job.scratch).map_err(|error| {
+        let failure = Failure::start("cannot checkpoint anything here", &error).with_remedy(error.remedy());
+        // A checkpoint that exists is whole, and another host may have what this one lacks.
+        if opened.is_some() { failure.with_exit(Exit::CannotRestoreHere) } else { failure }
+    })?;
     if criu.version < find::TESTED {
         tracing::warn!(
             "CRIU {} fails on every socket with kernel 6.18 and on guard pages; use {}",
