@@ -14,6 +14,7 @@ with_both_series!(
     execution_points_are_switched_off,
     the_pilot_is_told_to_end,
     the_startd_asks_for_checkpoints,
+    a_claim_is_worn_out,
     all_of_an_execution_point_is_killed,
     a_host_dies,
     the_cable_is_out_for_half_a_minute,
@@ -65,6 +66,24 @@ fn the_startd_asks_for_checkpoints(series: Series) {
     count.job.wait_for(Condition::Starts(2), PATIENCE);
     let records = count.ends_well();
     assert!(commits(&records, "signal") >= 2, "{records:#?}\n{}", count.log());
+}
+
+fn a_claim_is_worn_out(series: Series) {
+    let pool = &Pool::up(series);
+    for host in [Host::Ep1, Host::Ep2] {
+        pool.configure(host, "CLAIM_WORKLIFE = 5\n");
+    }
+    let count = Count::to(200).flags("--interval 8s").submit(pool);
+    let records = count.ends_well();
+    let taken = commits(&records, "interval");
+    assert!(taken >= 2, "{records:#?}");
+    assert_eq!(restores(&records), taken, "{records:#?}");
+    let starts = count.starts();
+    match series {
+        // It always restarts a job in place.
+        Series::V23 => assert_eq!(starts, 1, "{}", count.log()),
+        Series::V25 => assert_eq!(starts, taken + 1, "{}", count.log()),
+    }
 }
 
 fn all_of_an_execution_point_is_killed(series: Series) {
