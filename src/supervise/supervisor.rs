@@ -15,7 +15,7 @@ use super::journal;
 use super::launch::Launch;
 use super::placeholders;
 use super::save::Saving;
-use super::streams::{Relays, Stream};
+use super::streams::{self, Relays, Stream};
 use crate::checkpoint::manifest::{Cost, History, Tree};
 use crate::checkpoint::{Inputs, Reason};
 use crate::criu::command;
@@ -405,4 +405,5 @@ fn clean_up(launch: &Launch) {
     if let Err(error) = std::fs::remove_dir_all(launch.job.scratch.join(STATE_DIR)) {
         tracing::warn!("cannot remove {STATE_DIR}: {error}");
     }
+    streams::mark_changed(&launch.streams, &launch.job.scratch);
 }
