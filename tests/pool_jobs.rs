@@ -96,7 +96,7 @@ fn the_checkpoint_code_of_the_payload_itself(pool: &Pool) {
 /// The scenario of HTCondor's own test of self-checkpointing jobs, with a script that knows nothing of checkpoints.
 fn a_script_s_exact_output_over_two_vacates(pool: &Pool) {
     const SCRIPT: &str = "#!/bin/sh\n\
-        echo begin\necho began >&2\nn=0\nwhile [ $n -lt 90 ]; do sleep 0.1; n=$((n + 1)); echo \"$n of 90\"; done\necho end\n";
+        echo begin\necho began >&2\necho early >early\nn=0\nwhile [ $n -lt 90 ]; do sleep 0.1; n=$((n + 1)); echo \"$n of 90\"; done\necho end\n";
     let text = format!(
         "{SUBMIT}arguments = run --criu /opt/criu --interval 3s -- ./script\n\
          transfer_input_files = script\noutput = script.out\n"
@@ -111,4 +111,5 @@ fn a_script_s_exact_output_over_two_vacates(pool: &Pool) {
     let lines: String = (1..=90).map(|number| format!("{number} of 90\n")).collect();
     assert_eq!(job.read("script.out"), format!("begin\n{lines}end\n"), "{}", job.read("condor-criu.log"));
     assert_eq!((job.history().exit_code, job.read("job.err").as_str()), (Some(0), "began\n"));
+    assert_eq!(job.read("early"), "early\n");
 }
