@@ -18,6 +18,7 @@ with_both_series!(
     all_of_an_execution_point_is_killed,
     a_host_dies,
     the_cable_is_out_for_half_a_minute,
+    the_cable_is_out_for_longer_than_the_lease,
     ten_evictions_in_a_row,
     twenty_jobs_and_random_evictions,
 );
@@ -122,6 +123,20 @@ fn the_cable_is_out_for_half_a_minute(series: Series) {
         pool.cable_in(host);
         count.job.wait_for(Condition::Done, LONG_PATIENCE);
         count.ends_well();
+    }
+}
+
+fn the_cable_is_out_for_longer_than_the_lease(series: Series) {
+    let Some(pool) = &long(series) else { return };
+    for host in [Host::Ep1, Host::Ep2] {
+        let count = Count::to(400).with(LEASE).flags("--interval 4s").first_on(host).submit(pool);
+        count.job.wait_for(Condition::Uploads(1), PATIENCE);
+        pool.cable_out(host);
+        count.job.wait_for(Condition::RunningOn(host.other()), LONG_PATIENCE);
+        // The job may still be alive at the other end, and must not disturb the one that goes on.
+        pool.cable_in(host);
+        count.job.wait_for(Condition::Done, LONG_PATIENCE);
+        goes_on_from_a_periodic_checkpoint(&count);
     }
 }
 
