@@ -15,6 +15,8 @@ with_both_series!(
     the_pilot_is_told_to_end,
     the_startd_asks_for_checkpoints,
     a_claim_is_worn_out,
+    switched_off_fast_while_uploading_and_restoring,
+    killed_while_uploading_and_restoring,
     all_of_an_execution_point_is_killed,
     a_host_dies,
     the_cable_is_out_for_half_a_minute,
@@ -85,6 +87,39 @@ fn a_claim_is_worn_out(series: Series) {
         Series::V23 => assert_eq!(starts, 1, "{}", count.log()),
         Series::V25 => assert_eq!(starts, taken + 1, "{}", count.log()),
     }
+}
+
+fn switched_off_fast_while_uploading_and_restoring(series: Series) {
+    let Some(pool) = &long(series) else { return };
+    let count = heavy().first_on(Host::Ep1).submit(pool);
+    count.job.wait_for(Condition::Uploads(1), PATIENCE);
+    count.job.wait_for(Condition::Uploading, PATIENCE);
+    // The starter may first finish what it is sending: nothing is lost by that.
+    condor(pool, Host::Ep1, &["condor_off", "-startd", "-fast"]);
+    count.job.wait_for(Condition::RunningOn(Host::Ep2), LONG_PATIENCE);
+    condor(pool, Host::Ep2, &["condor_off", "-startd", "-fast"]);
+    condor(pool, Host::Ep1, &["condor_on", "-startd"]);
+    count.job.wait_for(Condition::RunningOn(Host::Ep1), LONG_PATIENCE);
+    never_from_the_beginning(&count);
+}
+
+fn killed_while_uploading_and_restoring(series: Series) {
+    let Some(pool) = &long(series) else { return };
+    let count = heavy().with(LEASE).first_on(Host::Ep1).submit(pool);
+    count.job.wait_for(Condition::Uploads(1), PATIENCE);
+    count.job.wait_for(Condition::Uploading, PATIENCE);
+    pool.exec(Host::Ep1, "root", &["sh", "-c", "kill -9 -1"]);
+    count.job.wait_for(Condition::RunningOn(Host::Ep2), LONG_PATIENCE);
+    pool.exec(Host::Ep2, "root", &["sh", "-c", "kill -9 -1"]);
+    // Otherwise this would show nothing.
+    assert_eq!(cut_uploads(&count), 1, "the upload was over before the kill");
+    let log = count.job.scratch(Host::Ep2, "condor-criu.log").unwrap_or_default();
+    let last = log.rsplit("INFO starting").next().unwrap_or_default();
+    assert!(!last.contains("the payload runs again"), "the restore was over before the kill: {log}");
+    pool.kill(Host::Ep1);
+    pool.start(Host::Ep1);
+    count.job.wait_for(Condition::RunningOn(Host::Ep1), LONG_PATIENCE);
+    never_from_the_beginning(&count);
 }
 
 fn all_of_an_execution_point_is_killed(series: Series) {
@@ -186,6 +221,31 @@ fn twenty_jobs_and_random_evictions(series: Series) {
 /// A pool, if what takes minutes is wanted.
 fn long(series: Series) -> Option<Pool> {
     common::long::wanted().then(|| Pool::up(series))
+}
+
+/// Enough memory for a transfer to be hit, with checkpoints in place.
+fn heavy() -> Count {
+    Count::to(400).heavy(200).flags("--interval 4s")
+}
+
+/// Uploads that began and never ended.
+fn cut_uploads(count: &Counting<'_>) -> usize {
+    let events = count.job.events();
+    let uploads = |what: &str| {
+        let line = format!("{what} transferring output files");
+        events.iter().filter(|event| event.code == 40 && event.text.contains(&line)).count()
+    };
+    uploads("Started") - uploads("Finished")
+}
+
+/// The log is carried with each checkpoint, so that it tells how often the program began.
+#[track_caller]
+fn never_from_the_beginning(count: &Counting<'_>) {
+    count.job.wait_for(Condition::Done, LONG_PATIENCE);
+    goes_on_from_a_periodic_checkpoint(count);
+    let log = count.log();
+    let began = log.lines().filter(|line| line.contains("the payload runs") && !line.contains("runs again"));
+    assert_eq!(began.count(), 1, "{log}");
 }
 
 #[track_caller]
