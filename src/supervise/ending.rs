@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use super::launch::Launch;
+use super::streams;
 use super::supervisor::{State, Step, Supervisor};
 use crate::checkpoint::ended::EndRecord;
 use crate::exit::{Ended, Exit, Failure};
@@ -69,4 +70,5 @@ pub(super) fn clean_up(launch: &Launch, ended: Option<Ended>) {
     if let Err(error) = std::fs::remove_dir_all(launch.job.scratch.join(STATE_DIR)) {
         tracing::warn!("cannot remove {STATE_DIR}: {error}");
     }
+    streams::mark_changed(&launch.streams, &launch.job.scratch);
 }

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -72,6 +73,22 @@ pub fn inside_sandbox(streams: &[Stream; 3], job_dir: &Path) -> [StdioPath; 3] {
 /// Relative to the scratch directory.
 fn fifo_name(descriptor: u8) -> PathBuf {
     Path::new(STATE_DIR).join("stdio").join(descriptor.to_string())
+}
+
+/// Gives outputs that are files another time. Without `transfer_output_files` HTCondor sends what has changed since it
+/// brought the files to this host, and what was written on the hosts before would stay behind if nothing was added here.
+pub fn mark_changed(streams: &[Stream; 3], scratch: &Path) {
+    for stream in &streams[1..] {
+        let Stream::File(path) = stream else { continue };
+        let marked = File::options().append(true).open(scratch.join(path)).and_then(|file| {
+            // HTCondor compares whole seconds.
+            let other = file.metadata()?.modified()? + Duration::from_secs(1);
+            file.set_modified(other.max(SystemTime::now()))
+        });
+        if let Err(error) = marked {
+            tracing::warn!("{} may stay behind: {error}", path.display());
+        }
+    }
 }
 
 /// The streams that are files, with their sizes now.
