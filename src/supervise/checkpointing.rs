@@ -261,6 +261,10 @@ impl Supervisor {
                     bytes = committed.bytes,
                     "committed"
                 );
+                if self.failures > 0 {
+                    // The warning about the dumps that failed is no longer true.
+                    self.chirp.tell(Attribute::Warning(self.advice.clone()));
+                }
                 self.failures = 0;
                 self.last_cost = Some(committed.manifest.cost);
                 self.chirp.tell(Attribute::State("saved"));

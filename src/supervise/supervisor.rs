@@ -81,6 +81,8 @@ pub(super) struct Supervisor {
     pub(super) last_cost: Option<Cost>,
     /// The way to the pool.
     pub(super) chirp: Chirp,
+    /// What the job ad lacks: the warning that stands while nothing worse is to be said.
+    pub(super) advice: String,
     /// The signal that asked us to leave.
     pub(super) vacate: Option<Signal>,
     /// Dumps that failed since the last one that did not.
@@ -126,8 +128,9 @@ impl Supervisor {
         for piece in &advice {
             tracing::warn!("{piece}");
         }
+        let advice = advice.join("; ");
         if !advice.is_empty() {
-            chirp.tell(Attribute::Warning(advice.join("; ")));
+            chirp.tell(Attribute::Warning(advice.clone()));
         }
         if let Some(microarch) = job.machine.as_ref().and_then(|ad| ad.string("Microarch")) {
             chirp.tell(Attribute::Microarch(microarch));
@@ -156,6 +159,7 @@ impl Supervisor {
             ended: None,
             last_cost,
             chirp,
+            advice,
             vacate: None,
             failures: 0,
             resident: 0,
