@@ -1,43 +1,47 @@
-//! "The payload has ended with this status": one line in the place of the checkpoint, after the payload's own end.
+//! "The payload has ended with this status": the last line of `condor-criu.log`, after the payload's own end.
 //!
 //! HTCondor takes every exit while a job is being vacated for a requeue, also the last one. A payload that ends just before the
-//! signal comes would run again from its beginning. With this line the next start ends at once, in the same way.
+//! signal comes would run again from its beginning. With this line the next start ends at once, in the same way. It is in the log
+//! because the log travels wherever the checkpoint does, and the checkpoint's own place stays empty at the end.
 
 use std::fs;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Ended;
 
-/// Bytes; a file that is longer is no such line.
+/// Bytes; a line that is longer is no such line.
 const MOST: u64 = 1024;
 
 /// The line, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndRecord {
-    /// Which job: another one that finds this file in its way is not meant.
+    /// Which job: another one that finds this log in its way is not meant.
     pub condor_criu_job: String,
     /// How the payload ended.
     pub ended: Ended,
 }
 
 impl EndRecord {
-    /// What is in the checkpoint's place, if it is such a line.
+    /// The last line of the log at `path`, if it is such a line.
     pub fn read(path: &Path) -> Option<EndRecord> {
-        let length = path.symlink_metadata().ok().filter(fs::Metadata::is_file)?.len();
-        if length == 0 || length > MOST {
-            return None;
-        }
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+        let mut log = fs::File::open(path).ok()?;
+        let length = log.metadata().ok().filter(fs::Metadata::is_file)?.len();
+        log.seek(SeekFrom::Start(length.saturating_sub(MOST))).ok()?;
+        let mut end = Vec::new();
+        log.take(MOST).read_to_end(&mut end).ok()?;
+        let line = end.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n').next()?;
+        serde_json::from_slice(line).ok()
     }
 
-    /// Writes it over whatever is there.
-    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+    /// Makes it the last line.
+    pub fn append(&self, path: &Path) -> io::Result<()> {
         let mut line = serde_json::to_vec(self)?;
         line.push(b'\n');
-        fs::write(path, line)
+        fs::File::options().append(true).open(path)?.write_all(&line)
     }
 }
 
@@ -48,14 +52,17 @@ mod tests {
     #[test]
     fn it_is_read_back_and_nothing_else_is_taken_for_it() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("checkpoint");
+        let path = dir.path().join("log");
         assert_eq!(EndRecord::read(&path), None);
-        for text in ["", "{}", "text", r#"{"condor_criu_job":"1.0"}"#, &"x".repeat(5000)] {
-            fs::write(&path, text).unwrap();
-            assert_eq!(EndRecord::read(&path), None, "{text}");
-        }
         let record = EndRecord { condor_criu_job: "ap#1.0#5".into(), ended: Ended::Signaled(11) };
-        record.write(&path).unwrap();
-        assert_eq!(EndRecord::read(&path), Some(record));
+        for before in ["", "a line\n", &"long line ".repeat(1000), "half a line"] {
+            fs::write(&path, before).unwrap();
+            assert_eq!(EndRecord::read(&path), None, "{before}");
+            fs::write(&path, before.to_owned() + "\n").unwrap();
+            record.append(&path).unwrap();
+            assert_eq!(EndRecord::read(&path).as_ref(), Some(&record));
+            fs::write(&path, fs::read_to_string(&path).unwrap() + "a later line\n").unwrap();
+            assert_eq!(EndRecord::read(&path), None);
+        }
     }
 }

@@ -5,7 +5,6 @@ use std::fs::File;
 use super::launch::Launch;
 use super::streams;
 use super::supervisor::{State, Step, Supervisor};
-use crate::checkpoint::ended::EndRecord;
 use crate::exit::{Ended, Exit, Failure};
 use crate::sandbox::STATE_DIR;
 
@@ -56,16 +55,10 @@ impl Supervisor {
     }
 }
 
-/// After the payload's own end: the checkpoint is not shipped to the user. In its place is an empty file, or under HTCondor a line
-/// that says how the payload ended, should this turn out to be a vacate.
-pub(super) fn clean_up(launch: &Launch, ended: Option<Ended>) {
-    let emptied = File::options().write(true).open(&launch.checkpoint).and_then(|file| file.set_len(0));
-    let told = emptied.and_then(|()| match (ended, launch.job.unique_id()) {
-        (Some(ended), Some(job)) => EndRecord { condor_criu_job: job, ended }.write(&launch.checkpoint),
-        _ => Ok(()),
-    });
-    if let Err(error) = told {
-        tracing::warn!("cannot put the payload's end in the place of the checkpoint: {error}");
+/// After the payload's own end: the checkpoint is not shipped to the user, but an empty file stays where HTCondor looks.
+pub(super) fn clean_up(launch: &Launch) {
+    if let Err(error) = File::options().write(true).open(&launch.checkpoint).and_then(|file| file.set_len(0)) {
+        tracing::warn!("cannot empty the checkpoint: {error}");
     }
     if let Err(error) = std::fs::remove_dir_all(launch.job.scratch.join(STATE_DIR)) {
         tracing::warn!("cannot remove {STATE_DIR}: {error}");

@@ -17,7 +17,7 @@ use crate::checkpoint::archive::Compression;
 use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::{NotCarried, commit};
 use crate::criu::{self, Criu, find};
-use crate::exit::{Ended, Exit, Failure};
+use crate::exit::{Exit, Failure};
 use crate::host::{cpu, mpi};
 use crate::htcondor::Job;
 use crate::sandbox::{
@@ -83,7 +83,7 @@ pub enum Prepared {
     /// Start or restore.
     Launch(Box<Launch>),
     /// Only the status is left to be told.
-    Ended(Ended),
+    Ended(EndRecord),
 }
 
 /// Reads, checks and decides; makes nothing but our directory and the placeholders.
@@ -102,16 +102,14 @@ pub fn prepare(options: &RunOptions) -> Result<Prepared, Failure> {
             .with_remedy("checkpoints are written there; name another directory with --scratch")
     };
     commit::placeholder(&checkpoint).map_err(unwritable)?;
+    // The last line of an earlier life, before we add to it.
+    let told = EndRecord::read(&job.scratch.join(journal::NAME));
     journal::open(&job.scratch, settings.log_level).map_err(unwritable)?;
     journal::say_where(&job, &settings);
     placeholders::remove(&job);
-    if let Some(record) = EndRecord::read(&checkpoint) {
-        if job.unique_id().as_ref() == Some(&record.condor_criu_job) {
-            tracing::info!("the payload had ended by {} when the job was taken away", record.ended);
-            return Ok(Prepared::Ended(record.ended));
-        }
-        tracing::info!("another job's end is in the place of the checkpoint, and is removed");
-        fs::write(&checkpoint, "").map_err(unwritable)?;
+    if let Some(record) = told.filter(|record| job.unique_id().as_ref() == Some(&record.condor_criu_job)) {
+        tracing::info!("the payload had ended by {} when the job was taken away", record.ended);
+        return Ok(Prepared::Ended(record));
     }
 
     let opened = bring_back::open(&checkpoint)?.map(Arc::new);

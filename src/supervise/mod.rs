@@ -24,7 +24,8 @@ use signal_hook::iterator::Signals;
 use launch::Prepared;
 pub use launch::RunOptions;
 
-use crate::exit::{Exit, Failure};
+use crate::checkpoint::ended::EndRecord;
+use crate::exit::{Ended, Exit, Failure};
 use crate::htcondor::Job;
 use supervisor::Supervisor;
 
@@ -32,10 +33,14 @@ use supervisor::Supervisor;
 pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
     // First of all: a signal that comes while we start is kept and answered, not fatal.
     let signals = Signals::new(caught()).map_err(|error| Failure::start("cannot catch signals", error))?;
-    let result = launch::prepare(options).and_then(|prepared| match prepared {
-        Prepared::Launch(launch) => Supervisor::start(*launch, signals)?.run(),
-        Prepared::Ended(ended) => Ok(Exit::Payload(ended)),
-    });
+    let (result, vacated) = match launch::prepare(options) {
+        Ok(Prepared::Launch(launch)) => match Supervisor::start(*launch, signals) {
+            Ok(supervisor) => supervisor.run(),
+            Err(failure) => (Err(failure), false),
+        },
+        Ok(Prepared::Ended(record)) => (Ok(Exit::Payload(record.ended)), false),
+        Err(failure) => (Err(failure), false),
+    };
     let exit = result.as_ref().map_or_else(|failure| failure.exit, |exit| *exit);
     // HTCondor will run us again: what it looks for now must not hold the job.
     if matches!(exit, Exit::Checkpointed(_) | Exit::CannotRestoreHere)
@@ -47,7 +52,21 @@ pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
         Ok(exit) => tracing::info!(?exit, "ending"),
         Err(failure) => tracing::error!("{failure}"),
     }
+    // In a vacate the signal may have been passed on, and the end is not the payload's own.
+    if let (Ok(Exit::Payload(ended)), false) = (&result, vacated) {
+        tell_the_end(options, *ended);
+    }
     result
+}
+
+/// The last line of the log, under HTCondor: should this turn out to be a vacate, the next start reads it.
+fn tell_the_end(options: &RunOptions, ended: Ended) {
+    let Ok(job) = Job::from_environment(options.scratch.as_deref()) else { return };
+    let Some(id) = job.unique_id() else { return };
+    let record = EndRecord { condor_criu_job: id, ended };
+    if let Err(error) = record.append(&job.scratch.join(journal::NAME)) {
+        tracing::warn!("cannot tell the payload's end: {error}");
+    }
 }
 
 /// Every signal that can be caught and has a meaning for a payload. Which of them mean a vacate or a checkpoint is a

@@ -170,7 +170,8 @@ impl Supervisor {
     }
 
     /// Until there is an exit status.
-    pub(super) fn run(mut self) -> Result<Exit, Failure> {
+    /// Also whether we had been asked to leave by then.
+    pub(super) fn run(mut self) -> (Result<Exit, Failure>, bool) {
         let first = if self.launch.opened.is_some() { self.begin_unpacking() } else { self.begin_payload() };
         let result = match first {
             Some(result) => result,
@@ -182,20 +183,14 @@ impl Supervisor {
             // After a checkpoint, what is left in the pipes is part of it.
             self.relays.finish();
             match self.vacate {
-                None => {
-                    let ended = match result {
-                        Ok(Exit::Payload(ended)) => Some(ended),
-                        _ => None,
-                    };
-                    clean_up(&self.launch, ended);
-                }
+                None => clean_up(&self.launch),
                 // A dump that failed, say, and then the signal has ended the payload. HTCondor takes every end in a vacate
                 // for a requeue, and the next host needs what was saved before.
                 Some(_) => placeholders::make(&self.launch.job),
             }
         }
         self.chirp.finish();
-        result
+        (result, self.vacate.is_some())
     }
 
     fn listen(&mut self) -> Result<Exit, Failure> {
