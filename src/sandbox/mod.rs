@@ -33,7 +33,7 @@ pub use clock::ClockReadings;
 pub use identity::supplementary_groups;
 pub use message::{CriuJob, Event, Request, receive};
 pub use plan::{
-    Bind, CRIU_DIR, ClockOffsets, Command, Identity, Network, OUR_ROOT, PIDFILE, Plan, STATE_DIR, StdioPath, inside,
+    CRIU_DIR, ClockOffsets, Command, Identity, Network, OUR_ROOT, PIDFILE, Plan, STATE_DIR, StdioPath, inside,
 };
 
 /// Why there is no sandbox.

@@ -48,7 +48,6 @@ pub(super) fn build_and_enter(plan: &Plan) -> Result<OwnedFd, StepFailed> {
     let criu = hold(&plan.criu_dir)?;
     let tmp = hold(&plan.state_dir().join("tmp"))?;
     let var_tmp = hold(&plan.state_dir().join("vartmp"))?;
-    let binds = plan.binds.iter().map(|bind| Ok((hold(&bind.source)?, bind))).collect::<Result<Vec<_>, _>>()?;
 
     let root = Path::new(STAGING);
     tmpfs(root, "mode=0755")?;
@@ -78,10 +77,6 @@ pub(super) fn build_and_enter(plan: &Plan) -> Result<OwnedFd, StepFailed> {
         open(&root.join("dev/shm"), OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()),
     )?;
     ours(root, plan, &criu)?;
-    for (source, bind_to) in &binds {
-        let target = root.join(bind_to.target.strip_prefix("/").unwrap_or(&bind_to.target));
-        bind(source, &target, &format!("bind {}", bind_to.target.display()))?;
-    }
     step(
         "make the root read-only",
         mount(NONE, root, NONE, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, NONE),

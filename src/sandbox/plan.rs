@@ -53,15 +53,6 @@ pub struct ClockOffsets {
     pub boottime_ns: i64,
 }
 
-/// A file or directory of the host that appears at a path inside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bind {
-    /// on the host
-    pub source: PathBuf,
-    /// inside
-    pub target: PathBuf,
-}
-
 /// One of stdin, stdout and stderr, opened by its path inside the sandbox (a descriptor from outside would belong
 /// to a mount that CRIU does not find).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,8 +97,6 @@ pub struct Plan {
     pub criu_command: Vec<OsString>,
     /// The reaper's executable: ours, or the one that the checkpoint carries.
     pub reaper: Vec<u8>,
-    /// More of the host inside.
-    pub binds: Vec<Bind>,
     /// What to start; a restore has none.
     pub payload: Option<Command>,
 }

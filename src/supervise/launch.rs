@@ -87,9 +87,7 @@ pub enum Prepared {
 }
 
 /// Reads, checks and decides; makes nothing but our directory and the placeholders.
-pub fn prepare(options: &RunOptions) -> Result<Prepared, Failure> {
-    let job = Job::from_environment(options.scratch.as_deref())
-        .map_err(|error| Failure::start("cannot use the scratch directory", error))?;
+pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     let (Some(program), arguments) = (options.command.first(), options.command.get(1..).unwrap_or_default()) else {
         return Err(Failure::start("cannot run", "no program is named")
             .with_remedy("condor-criu run [OPTIONS] -- PROGRAM [ARG…]"));
@@ -167,7 +165,6 @@ pub fn prepare(options: &RunOptions) -> Result<Prepared, Failure> {
         criu_dir: criu.directory.clone(),
         criu_command: criu.command(Path::new(CRIU_DIR)),
         reaper,
-        binds: Vec::new(),
         payload,
     };
     let program = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();

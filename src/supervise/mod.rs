@@ -33,7 +33,10 @@ use supervisor::Supervisor;
 pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
     // First of all: a signal that comes while we start is kept and answered, not fatal.
     let signals = Signals::new(caught()).map_err(|error| Failure::start("cannot catch signals", error))?;
-    let (result, vacated) = match launch::prepare(options) {
+    // Kept: HTCondor's promises are answered at the very end, too.
+    let job = Job::from_environment(options.scratch.as_deref())
+        .map_err(|error| Failure::start("cannot use the scratch directory", error))?;
+    let (result, vacated) = match launch::prepare(options, job.clone()) {
         Ok(Prepared::Launch(launch)) => match Supervisor::start(*launch, signals) {
             Ok(supervisor) => supervisor.run(),
             Err(failure) => (Err(failure), false),
@@ -43,9 +46,7 @@ pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
     };
     let exit = result.as_ref().map_or_else(|failure| failure.exit, |exit| *exit);
     // HTCondor will run us again: what it looks for now must not hold the job.
-    if matches!(exit, Exit::Checkpointed(_) | Exit::CannotRestoreHere)
-        && let Ok(job) = Job::from_environment(options.scratch.as_deref())
-    {
+    if matches!(exit, Exit::Checkpointed(_) | Exit::CannotRestoreHere) {
         placeholders::make(&job);
     }
     match &result {
@@ -54,14 +55,13 @@ pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
     }
     // In a vacate the signal may have been passed on, and the end is not the payload's own.
     if let (Ok(Exit::Payload(ended)), false) = (&result, vacated) {
-        tell_the_end(options, *ended);
+        tell_the_end(&job, *ended);
     }
     result
 }
 
 /// The last line of the log, under HTCondor: should this turn out to be a vacate, the next start reads it.
-fn tell_the_end(options: &RunOptions, ended: Ended) {
-    let Ok(job) = Job::from_environment(options.scratch.as_deref()) else { return };
+fn tell_the_end(job: &Job, ended: Ended) {
     let Some(id) = job.unique_id() else { return };
     let record = EndRecord { condor_criu_job: id, ended };
     if let Err(error) = record.append(&job.scratch.join(journal::NAME)) {

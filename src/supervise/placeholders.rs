@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use crate::htcondor::Job;
+use crate::htcondor::advice::list;
 
 const LINE: &[u8] = b"condor-criu: this stands in for an output that the job had not written yet\n";
 
@@ -40,12 +41,10 @@ pub fn remove(job: &Job) {
 /// What HTCondor will look for in the scratch directory.
 fn outputs(job: &Job) -> BTreeSet<String> {
     let Some(ad) = &job.ad else { return BTreeSet::new() };
-    let lists = ["TransferOutput", "TransferCheckpoint"].into_iter().filter_map(|name| ad.string(name));
-    let entries = lists.flat_map(|list| list.split(',').map(|entry| entry.trim().to_owned()).collect::<Vec<_>>());
+    let entries = ["TransferOutput", "TransferCheckpoint"].into_iter().filter_map(|name| list(ad, name)).flatten();
     // What is elsewhere is not ours to make.
     let below = |entry: &String| {
-        !entry.is_empty()
-            && Path::new(entry).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+        Path::new(entry).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
     };
     entries.filter(below).collect()
 }
