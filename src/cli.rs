@@ -111,6 +111,9 @@ pub struct SettingsFlags {
     /// auto, host or private
     #[arg(long, value_name = "WHICH")]
     pub network: Option<String>,
+    /// What the program may use of the processor: x86-64-v1 to x86-64-v4, or host
+    #[arg(long, value_name = "LEVEL")]
+    pub cpu_baseline: Option<String>,
     /// Threads for packing; 0 means as many as the slot has cpus
     #[arg(long, value_name = "N")]
     pub threads: Option<String>,
@@ -128,6 +131,7 @@ impl SettingsFlags {
             ("first_checkpoint", self.first_checkpoint),
             ("compression", self.compression),
             ("network", self.network),
+            ("cpu_baseline", self.cpu_baseline),
             ("threads", self.threads),
             ("log_level", self.log_level),
         ];

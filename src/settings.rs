@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::checkpoint::archive::Compression;
 use crate::exit::Failure;
+use crate::host::baseline::{self, Baseline};
 use crate::htcondor::job::parse_signal;
 use crate::htcondor::{ClassAd, Job};
 use crate::sandbox::Network;
@@ -27,6 +28,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("threads", "threads for packing; 0 means as many as the slot has cpus"),
     ("job_dir", "where the scratch directory is inside the sandbox"),
     ("network", "\"auto\", \"host\" or \"private\""),
+    ("cpu_baseline", "\"x86-64-v1\", \"x86-64-v2\", \"x86-64-v3\", \"x86-64-v4\" or \"host\""),
     ("vacate_signals", "signals that mean: save and leave"),
     ("checkpoint_signals", "signals that mean: save and go on"),
     ("dump_timeout", "how long criu may take to save: a duration"),
@@ -84,6 +86,8 @@ pub struct Settings {
     pub job_dir: PathBuf,
     /// See [`KEYS`]; `None` means as the program needs it.
     pub network: Option<Network>,
+    /// See [`KEYS`].
+    pub cpu_baseline: Baseline,
     /// See [`KEYS`].
     pub vacate_signals: Vec<Signal>,
     /// See [`KEYS`].
@@ -187,6 +191,7 @@ fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
         threads: read.get("threads", |text| text.parse().map_err(|_| "not a number of threads".into()))?.unwrap_or(0),
         job_dir: read.get("job_dir", job_dir)?.unwrap_or_else(|| "/job".into()),
         network: read.get("network", network)?.unwrap_or(None),
+        cpu_baseline: read.get("cpu_baseline", str::parse)?.unwrap_or(baseline::DEFAULT),
         vacate_signals: read.get("vacate_signals", signals)?.unwrap_or(vacate_signals),
         checkpoint_signals: read.get("checkpoint_signals", signals)?.unwrap_or(checkpoint_signals),
         dump_timeout: read.get("dump_timeout", duration)?,

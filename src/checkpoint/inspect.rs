@@ -45,7 +45,9 @@ pub fn inspect(path: &Path, json: bool) -> Result<Exit, Failure> {
         identity.gid,
         job_dir.display()
     );
-    println!("processor   {}: {}", cpu::level(&host.cpu), host.cpu.iter().cloned().collect::<Vec<_>>().join(" "));
+    let needs: Vec<&str> = host.cpu.needs.iter().map(String::as_str).collect();
+    println!("processor   {}: {}", cpu::level(&host.cpu.needs), needs.join(" "));
+    println!("baseline    {}", host.cpu.baseline);
     println!("network     {}", serde_json::to_string(network).unwrap_or_default().trim_matches('"'));
     for input in inputs {
         println!("input       {} ({} bytes), brought by HTCondor", input.path.display(), input.size);

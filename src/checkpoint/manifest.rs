@@ -92,9 +92,20 @@ pub struct Host {
     pub kernel: String,
     /// criu's version.
     pub criu: String,
-    /// What the processor offered when the payload was started, of what programs choose code by. The payload may use all of it.
+    /// The processor.
     #[serde(default)]
-    pub cpu: BTreeSet<String>,
+    pub cpu: Processor,
+}
+
+/// What a checkpoint has to do with processors: names of /proc/cpuinfo, of what programs choose code by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Processor {
+    /// What a host must have.
+    pub needs: BTreeSet<String>,
+    /// What the first host offered. A program that the baseline does not bind may have chosen by any of it.
+    pub offered: BTreeSet<String>,
+    /// `cpu_baseline` of the first start.
+    pub baseline: String,
 }
 
 /// The identity inside the sandbox.
@@ -192,7 +203,7 @@ mod tests {
                 name: "h".into(),
                 kernel: "6".into(),
                 criu: "4.2.1".into(),
-                cpu: BTreeSet::from(["avx2".into()]),
+                cpu: Processor { needs: BTreeSet::from(["avx2".into()]), ..Processor::default() },
             },
             identity: Inner { uid: 1, gid: 1, groups: vec![1] },
             clock: ClockReadings::default(),

@@ -69,6 +69,11 @@ fn relevant(cpuinfo: &str) -> BTreeSet<String> {
     each.reduce(|all, one| all.intersection(&one).cloned().collect()).unwrap_or_default()
 }
 
+/// The level that this flag belongs to, if it belongs to one.
+pub fn level_of(flag: &str) -> Option<Level> {
+    LEVELS.iter().find(|(_, flags)| flags.contains(&flag)).map(|(level, _)| Level(*level))
+}
+
 /// The level that these flags make.
 pub fn level(flags: &BTreeSet<String>) -> Level {
     let reached = LEVELS.iter().take_while(|(_, needed)| needed.iter().all(|flag| flags.contains(*flag)));

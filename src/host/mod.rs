@@ -1,5 +1,6 @@
 //! What a payload needs of a host, and what this host offers.
 
+pub mod baseline;
 pub mod cpu;
 pub mod mpi;
 pub mod scan;

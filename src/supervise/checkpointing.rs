@@ -11,10 +11,10 @@ use super::streams::{self, Stream};
 use super::supervisor::{State, Step, Supervisor, patience};
 use crate::checkpoint::Reason;
 use crate::checkpoint::archive::Compression;
-use crate::checkpoint::manifest::{self, Cost, History, Host, Inner, Manifest};
+use crate::checkpoint::manifest::{self, Cost, History, Host, Inner, Manifest, Processor};
 use crate::criu::{command, log};
 use crate::exit::{Ended, Exit};
-use crate::host::scan;
+use crate::host::{baseline, scan};
 use crate::htcondor::advice::vacate_window;
 use crate::htcondor::chirp::Attribute;
 use crate::sandbox::{ClockReadings, CriuJob, Request};
@@ -218,7 +218,7 @@ impl Supervisor {
                 name: launch.host.clone(),
                 kernel: launch.kernel.clone(),
                 criu: launch.criu.version.to_string(),
-                cpu: launch.cpu.clone(),
+                cpu: self.processor(),
             },
             identity: Inner {
                 uid: launch.identity.inner_uid,
@@ -245,6 +245,24 @@ impl Supervisor {
             inputs: std::sync::Arc::clone(&self.inputs),
             manifest,
         })
+    }
+
+    /// What the payload needs of a processor, as far as it can be seen by now.
+    fn processor(&self) -> Processor {
+        let cpu = &self.launch.cpu;
+        if cpu.needs == cpu.offered || !cpu.offered.contains("avx512f") || cpu.needs.contains("avx512f") {
+            return cpu.clone();
+        }
+        let uptime = ClockReadings::now().map_or(0, |clock| u64::try_from(clock.boottime_ns).unwrap_or(0));
+        let Some(who) = baseline::used_avx512(&self.sandbox.proc(), Duration::from_nanos(uptime)) else {
+            return cpu.clone();
+        };
+        tracing::warn!(
+            "{who} uses AVX-512 although cpu_baseline = {}: it asks the processor itself; the checkpoint needs all that the first \
+             host offered",
+            cpu.baseline
+        );
+        Processor { needs: cpu.offered.clone(), ..cpu.clone() }
     }
 
     /// Packed and committed, or not.

@@ -6,6 +6,7 @@ use super::launch::Launch;
 use super::streams;
 use super::supervisor::{State, Step, Supervisor};
 use crate::exit::{Ended, Exit, Failure};
+use crate::host::cpu;
 use crate::sandbox::STATE_DIR;
 
 impl Supervisor {
@@ -16,6 +17,9 @@ impl Supervisor {
             return None;
         }
         tracing::info!("the payload ended by {ended}");
+        if let Some(failure) = self.wrong_processor(ended) {
+            return Some(Err(failure));
+        }
         match (ended, self.launch.job.checkpoint_code()) {
             (Ended::Exited(code), Some(reserved)) if code == reserved => {
                 tracing::error!(
@@ -34,6 +38,19 @@ impl Supervisor {
             },
             _ => Some(Ok(Exit::Payload(ended))),
         }
+    }
+
+    /// A restored payload that dies of SIGILL where the processor lacks what the first one had has not failed: it chose its code
+    /// there, past its baseline. The checkpoint is intact, and another host can go on with it.
+    fn wrong_processor(&self, ended: Ended) -> Option<Failure> {
+        if ended != Ended::Signaled(libc::SIGILL) || self.generation == 0 {
+            return None;
+        }
+        let why = cpu::refusal(&self.launch.cpu.offered, &self.launch.here)?;
+        Some(self.cannot_restore(
+            &format!("the payload died of an illegal instruction: {why}"),
+            Some("restrict Requirements to machines with the same Microarch".to_owned()),
+        ))
     }
 
     pub(super) fn cannot_execute(&self, errno: i32, step: &str) -> Failure {

@@ -15,9 +15,11 @@ use super::streams::{self, Stream};
 use super::{environment, journal, placeholders};
 use crate::checkpoint::archive::Compression;
 use crate::checkpoint::ended::EndRecord;
+use crate::checkpoint::manifest::Processor;
 use crate::checkpoint::{NotCarried, commit};
 use crate::criu::{self, Criu, find};
 use crate::exit::{Exit, Failure};
+use crate::host::baseline::Baseline;
 use crate::host::{cpu, mpi};
 use crate::htcondor::Job;
 use crate::sandbox::{
@@ -58,8 +60,10 @@ pub struct Launch {
     pub kernel: String,
     /// `uname -n`
     pub host: String,
-    /// What the payload's processor offered when it was started.
-    pub cpu: BTreeSet<String>,
+    /// What the payload needs of a processor.
+    pub cpu: Processor,
+    /// What this host's processor offers.
+    pub here: BTreeSet<String>,
     /// The checkpoint file.
     pub checkpoint: PathBuf,
     /// What to restore, if there is something.
@@ -140,13 +144,23 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     let identity = Identity { inner_uid, inner_gid, outer_uid, outer_gid };
     let groups = groups_inside(&identity)?;
     let here = cpu::offered();
-    if let Some(why) = opened.as_ref().and_then(|opened| cpu::refusal(&opened.manifest.host.cpu, &here)) {
+    if let Some(why) = opened.as_ref().and_then(|opened| cpu::refusal(&opened.manifest.host.cpu.needs, &here)) {
         return Err(Failure::start("cannot restore on this host", why)
-            .with_remedy("the checkpoint is intact; restrict Requirements to machines with the same Microarch")
+            .with_remedy(
+                "the checkpoint is intact; restrict Requirements to machines with the same Microarch, or start jobs with a \
+                 lower cpu_baseline",
+            )
             .with_exit(Exit::CannotRestoreHere));
     }
     // What it was started with, it may use on every later host.
-    let cpu = opened.as_ref().map_or(here, |opened| opened.manifest.host.cpu.clone());
+    let cpu = opened.as_ref().map_or_else(
+        || Processor {
+            needs: settings.cpu_baseline.needs(&here),
+            offered: here.clone(),
+            baseline: settings.cpu_baseline.to_string(),
+        },
+        |opened| opened.manifest.host.cpu.clone(),
+    );
 
     let state_dir = job.scratch.join(STATE_DIR);
     make_state_dir(&state_dir).map_err(unwritable)?;
@@ -155,7 +169,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         Some(opened) => opened.manifest.network,
         None => settings.network.unwrap_or_else(|| network_for(program, &job)),
     };
-    let payload = opened.is_none().then(|| command(program, arguments, &job, &job_dir, &streams));
+    let payload = opened.is_none().then(|| command(program, arguments, &job, &job_dir, &streams, settings.cpu_baseline));
     let reaper = opened.as_ref().map_or_else(|| Plan::built_in_reaper().to_vec(), |opened| opened.reaper.clone());
     let plan = Plan {
         scratch: job.scratch.clone(),
@@ -182,6 +196,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         kernel,
         host,
         cpu,
+        here,
         checkpoint,
         opened,
         program,
@@ -273,7 +288,14 @@ fn make_state_dir(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn command(program: &OsString, arguments: &[OsString], job: &Job, job_dir: &Path, streams: &[Stream; 3]) -> Command {
+fn command(
+    program: &OsString,
+    arguments: &[OsString],
+    job: &Job,
+    job_dir: &Path,
+    streams: &[Stream; 3],
+    baseline: Baseline,
+) -> Command {
     let named = std::env::var_os("_CONDOR_SCRATCH_DIR").map(PathBuf::from);
     let names: Vec<&Path> = named.as_deref().into_iter().chain([job.scratch.as_path()]).collect();
     let here = std::env::current_dir().unwrap_or_else(|_| job.scratch.clone());
@@ -284,10 +306,12 @@ fn command(program: &OsString, arguments: &[OsString], job: &Job, job_dir: &Path
     let path = Path::new(program);
     let program =
         names.iter().find_map(|scratch| inside(path, scratch, job_dir)).map_or_else(|| program.clone(), Into::into);
+    let mut environment = environment::payload(std::env::vars_os(), &names, job_dir, &directory);
+    baseline.add_to(&mut environment);
     Command {
         program,
         arguments: arguments.to_vec(),
-        environment: environment::payload(std::env::vars_os(), &names, job_dir, &directory),
+        environment,
         directory,
         stdio: streams::inside_sandbox(streams, job_dir),
         ignore_sigpipe: job.under_htcondor(),

@@ -27,6 +27,7 @@ pub use launch::RunOptions;
 use crate::checkpoint::ended::EndRecord;
 use crate::exit::{Ended, Exit, Failure};
 use crate::htcondor::Job;
+use crate::htcondor::chirp::{Attribute, Chirp};
 use supervisor::Supervisor;
 
 /// The whole life of one `condor-criu run`.
@@ -51,13 +52,23 @@ pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
     }
     match &result {
         Ok(exit) => tracing::info!(?exit, "ending"),
-        Err(failure) => tracing::error!("{failure}"),
+        Err(failure) => {
+            tracing::error!("{failure}");
+            tell_the_pool(&job, failure);
+        }
     }
     // In a vacate the signal may have been passed on, and the end is not the payload's own.
     if let (Ok(Exit::Payload(ended)), false) = (&result, vacated) {
         tell_the_end(&job, *ended);
     }
     result
+}
+
+/// `condor_q -af ChirpCriuWarning` answers why a job does not start or comes back.
+fn tell_the_pool(job: &Job, failure: &Failure) {
+    let mut chirp = Chirp::start(job.chirp_config(), false);
+    chirp.tell(Attribute::Warning(failure.to_string()));
+    chirp.finish();
 }
 
 /// The last line of the log, under HTCondor: should this turn out to be a vacate, the next start reads it.
