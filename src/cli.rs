@@ -21,6 +21,24 @@ pub enum Command {
     Run(Run),
     /// Try a program with evictions before submitting it, and compare with an uninterrupted run
     Rehearse(Rehearse),
+    /// What this host can do, by really saving and restoring a small tree of processes
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// The settings among the flags.
+        #[command(flatten)]
+        settings: SettingsFlags,
+    },
+    /// The same as ClassAd attributes, for STARTD_CRON
+    Advertise {
+        /// The settings among the flags.
+        #[command(flatten)]
+        settings: SettingsFlags,
+    },
+    /// What doctor and advertise save and restore
+    #[command(hide = true)]
+    Probe,
     /// What a checkpoint holds and what it needs from a host
     Inspect {
         /// The checkpoint

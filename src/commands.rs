@@ -2,8 +2,12 @@
 
 use crate::checkpoint::inspect;
 use crate::cli::{Cli, Command, Rehearse, Run};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Ended, Exit, Failure};
+use crate::host::doctor::{self, advertise::advertise};
+use crate::htcondor::Job;
 use crate::rehearse;
+use crate::sandbox::probe;
+use crate::settings::{Layer, Settings};
 use crate::supervise::{self, RunOptions};
 
 /// Does what the command line says.
@@ -12,6 +16,11 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Run(Run { settings, config, scratch, command }) => {
             supervise::run(&RunOptions { flags: settings.layer(), config, scratch, command })
         }
+        Command::Doctor { json, settings } => doctor::doctor(&of_this_host(settings.layer())?, json),
+        Command::Advertise { settings } => advertise(&of_this_host(settings.layer())?),
+        Command::Probe => probe::run()
+            .map(|()| Exit::Payload(Ended::Exited(probe::WELL as u8)))
+            .map_err(|why| Failure::start("the probe is not what it was", why).with_exit(Exit::Negative)),
         Command::Inspect { checkpoint, json } => inspect::inspect(&checkpoint, json),
         Command::Verify { checkpoint } => inspect::verify(&checkpoint, threads()),
         Command::Extract { checkpoint, directory } => inspect::extract_to(&checkpoint, &directory, threads()),
@@ -35,6 +44,11 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             })
         }
     }
+}
+
+/// The settings without a job: flags, environment, and the host's file.
+fn of_this_host(flags: Layer) -> Result<Settings, Failure> {
+    Settings::resolve(flags, None, &Job { scratch: "/nonexistent".into(), ad: None, machine: None })
 }
 
 fn threads() -> usize {

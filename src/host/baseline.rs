@@ -75,7 +75,8 @@ impl Baseline {
             return Vec::new();
         }
         let text = |name, value: &str| (name, value.to_owned());
-        let mut variables = vec![(TUNABLES, format!("{HWCAPS}={}", hwcaps(level))), ("OPENSSL_ia32cap", openssl(level))];
+        let mut variables =
+            vec![(TUNABLES, format!("{HWCAPS}={}", hwcaps(level))), ("OPENSSL_ia32cap", openssl(level))];
         variables.extend(match level {
             3 => [
                 text("OPENBLAS_CORETYPE", "Haswell"),
@@ -93,7 +94,10 @@ impl Baseline {
             ],
             _ => [
                 text("OPENBLAS_CORETYPE", "Prescott"),
-                ("NPY_DISABLE_CPU_FEATURES", format!("SSSE3 SSE41 POPCNT SSE42 AVX F16C FMA3 AVX2 X86_V3 {NUMPY_ABOVE_3}")),
+                (
+                    "NPY_DISABLE_CPU_FEATURES",
+                    format!("SSSE3 SSE41 POPCNT SSE42 AVX F16C FMA3 AVX2 X86_V3 {NUMPY_ABOVE_3}"),
+                ),
                 text("MKL_ENABLE_INSTRUCTIONS", "SSE4_2"),
                 text("ONEDNN_MAX_CPU_ISA", "SSE41"),
                 text("ATEN_CPU_CAPABILITY", "default"),
@@ -127,7 +131,8 @@ const NUMPY_ABOVE_3: &str = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL A
 /// would use an instruction that lesser ones lack.
 fn hwcaps(level: u8) -> String {
     const ABOVE_3: &str = "-AVX512F,-AVX512VL,-AVX512BW,-AVX512DQ,-AVX512CD,-XSAVEC";
-    const ABOVE_2: &str = "-XSAVE,-AVX_Fast_Unaligned_Load,-AVX,-AVX2,-FMA,-FMA4,-BMI1,-BMI2,-LZCNT,-MOVBE,-F16C,-ERMS,-RTM";
+    const ABOVE_2: &str =
+        "-XSAVE,-AVX_Fast_Unaligned_Load,-AVX,-AVX2,-FMA,-FMA4,-BMI1,-BMI2,-LZCNT,-MOVBE,-F16C,-ERMS,-RTM";
     const ABOVE_1: &str = "-SSSE3,-SSE4_1,-SSE4_2,-POPCNT";
     match level {
         3 => ABOVE_3.to_owned(),
@@ -212,10 +217,8 @@ mod tests {
 
     #[test]
     fn what_the_user_has_set_stays() {
-        let mut environment: Vec<(OsString, OsString)> = vec![
-            ("GLIBC_TUNABLES".into(), "glibc.malloc.check=1".into()),
-            ("OPENBLAS_CORETYPE".into(), "Zen".into()),
-        ];
+        let mut environment: Vec<(OsString, OsString)> =
+            vec![("GLIBC_TUNABLES".into(), "glibc.malloc.check=1".into()), ("OPENBLAS_CORETYPE".into(), "Zen".into())];
         DEFAULT.add_to(&mut environment);
         let value = |name: &str| environment.iter().find(|(known, _)| known == name).unwrap().1.to_str().unwrap();
         assert!(value("GLIBC_TUNABLES").starts_with("glibc.malloc.check=1:glibc.cpu.hwcaps=-AVX512F,"));

@@ -2,5 +2,7 @@
 
 pub mod baseline;
 pub mod cpu;
+pub mod doctor;
 pub mod mpi;
+pub mod namespaces;
 pub mod scan;

@@ -17,6 +17,7 @@ mod message;
 mod mounts;
 mod network;
 mod plan;
+pub mod probe;
 mod spawn;
 
 use std::io;

@@ -169,7 +169,8 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         Some(opened) => opened.manifest.network,
         None => settings.network.unwrap_or_else(|| network_for(program, &job)),
     };
-    let payload = opened.is_none().then(|| command(program, arguments, &job, &job_dir, &streams, settings.cpu_baseline));
+    let payload =
+        opened.is_none().then(|| command(program, arguments, &job, &job_dir, &streams, settings.cpu_baseline));
     let reaper = opened.as_ref().map_or_else(|| Plan::built_in_reaper().to_vec(), |opened| opened.reaper.clone());
     let plan = Plan {
         scratch: job.scratch.clone(),

@@ -1,0 +1,110 @@
+//! Why the kernel refuses user namespaces here: one errno has half a dozen causes, and an administrator needs the one line that
+//! cures it.
+
+use std::fs;
+
+/// A cause and its cure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// In plain words.
+    pub why: String,
+    /// Who does what.
+    pub remedy: String,
+}
+
+fn cause(why: &str, remedy: &str) -> Option<Cause> {
+    Some(Cause { why: why.to_owned(), remedy: remedy.to_owned() })
+}
+
+/// What forbids new user namespaces, as far as this process can see it; the surest first.
+pub fn forbidden_by() -> Option<Cause> {
+    let number = |path: &str| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if number("/proc/sys/user/max_user_namespaces") == Some(0) {
+        return cause(
+            "user namespaces are switched off by sysctl user.max_user_namespaces = 0",
+            "the administrator sets user.max_user_namespaces to 10000 or so, in /etc/sysctl.d",
+        );
+    }
+    // Debian's and Ubuntu's kernels have it.
+    if number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
+        return cause(
+            "user namespaces are switched off by sysctl kernel.unprivileged_userns_clone = 0",
+            "the administrator sets kernel.unprivileged_userns_clone = 1, in /etc/sysctl.d",
+        );
+    }
+    if in_chroot() {
+        return cause(
+            "this process runs in a chroot, in which the kernel refuses user namespaces",
+            "whoever makes the chroot uses pivot_root(2) instead, as container runtimes do",
+        );
+    }
+    if seccomp_filtered() {
+        return cause(
+            "a seccomp filter is active, as containers of Docker, Podman and Kubernetes have it",
+            "the administrator starts the container with --security-opt seccomp=unconfined (Kubernetes: seccompProfile Unconfined)",
+        );
+    }
+    if number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
+        return cause(
+            "AppArmor restricts user namespaces (Ubuntu from 23.10 on)",
+            "the administrator sets kernel.apparmor_restrict_unprivileged_userns = 0, or gives condor-criu a profile with `userns,`",
+        );
+    }
+    None
+}
+
+/// Whether the root directory is no mount point: only chroot(2) makes that.
+fn in_chroot() -> bool {
+    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|text| !has_root(&text))
+}
+
+/// proc_pid_mountinfo(5): the fifth field is the mount point as this process sees it.
+fn has_root(mountinfo: &str) -> bool {
+    mountinfo.lines().any(|line| line.split(' ').nth(4) == Some("/"))
+}
+
+/// Whether this process runs under a seccomp filter (proc_pid_status(5): mode 2).
+pub fn seccomp_filtered() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("Seccomp:")).is_some_and(|mode| mode.trim() == "2")
+}
+
+/// What is mounted below `/proc` and hides parts of it: the kernel then refuses a fresh one.
+pub fn masked_proc() -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4));
+    // binfmt_misc is mounted on a directory that is made for it, which hides nothing.
+    points
+        .filter(|point| point.starts_with("/proc/") && !point.starts_with("/proc/sys/fs/binfmt_misc"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What kind of container this is, if it is one.
+pub fn container() -> Option<&'static str> {
+    let there = |path: &str| fs::symlink_metadata(path).is_ok();
+    let set = |name: &str| std::env::var_os(name).is_some();
+    if there("/.singularity.d") || set("APPTAINER_CONTAINER") || set("SINGULARITY_CONTAINER") {
+        Some("Apptainer")
+    } else if there("/.dockerenv") {
+        Some("Docker")
+    } else if there("/run/.containerenv") {
+        Some("Podman")
+    } else if set("KUBERNETES_SERVICE_HOST") {
+        Some("Kubernetes")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chroot_has_no_mount_at_its_root() {
+        assert!(has_root("22 1 254:0 / / rw - ext4 /dev/vda rw\n30 22 0:5 / /proc rw - proc proc rw\n"));
+        assert!(!has_root("30 22 0:5 / /proc rw - proc proc rw\n"));
+        assert!(!in_chroot());
+    }
+}
