@@ -36,6 +36,15 @@ pub enum Command {
         #[command(flatten)]
         settings: SettingsFlags,
     },
+    /// One executable that is condor-criu and carries CRIU with its libraries
+    Bundle {
+        /// Where to write it
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// The criu to carry: the executable, or a folder with criu and its libraries [default: as run finds it]
+        #[arg(long, value_name = "PATH")]
+        criu: Option<PathBuf>,
+    },
     /// What doctor and advertise save and restore
     #[command(hide = true)]
     Probe,

@@ -1,9 +1,12 @@
 //! From a parsed command line to the room that does it.
 
 use crate::checkpoint::inspect;
+use std::path::Path;
+
 use crate::cli::{Cli, Command, Rehearse, Run};
+use crate::criu::{bundle, find};
 use crate::exit::{Ended, Exit, Failure};
-use crate::host::doctor::{self, advertise::advertise};
+use crate::host::doctor::{self, Place, advertise::advertise};
 use crate::htcondor::Job;
 use crate::rehearse;
 use crate::sandbox::probe;
@@ -18,6 +21,7 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::Doctor { json, settings } => doctor::doctor(&of_this_host(settings.layer())?, json),
         Command::Advertise { settings } => advertise(&of_this_host(settings.layer())?),
+        Command::Bundle { output, criu } => make_bundle(&output, criu.as_deref()),
         Command::Probe => probe::run()
             .map(|()| Exit::Payload(Ended::Exited(probe::WELL as u8)))
             .map_err(|why| Failure::start("the probe is not what it was", why).with_exit(Exit::Negative)),
@@ -49,6 +53,17 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
 /// The settings without a job: flags, environment, and the host's file.
 fn of_this_host(flags: Layer) -> Result<Settings, Failure> {
     Settings::resolve(flags, None, &Job { scratch: "/nonexistent".into(), ad: None, machine: None })
+}
+
+fn make_bundle(output: &Path, criu: Option<&Path>) -> Result<Exit, Failure> {
+    let what = format!("cannot make {}", output.display());
+    let place = Place::new().map_err(|error| Failure::start(&*what, error))?;
+    let here = std::env::current_dir().map_err(|error| Failure::start(&*what, error))?;
+    let found = find::find(criu, &here, &place.path().join("criu"))
+        .map_err(|error| Failure::start(&*what, &error).with_remedy(error.remedy()))?;
+    let made = bundle::make(&found, output).map_err(|error| Failure::start(&*what, error))?;
+    println!("{}: {} bytes, CRIU {} in {} files", output.display(), made.bytes, found.version, made.parts);
+    Ok(Exit::Success)
 }
 
 fn threads() -> usize {

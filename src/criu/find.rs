@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use thiserror::Error;
 
+use super::bundle;
+
 /// A criu that answered with its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Criu {
@@ -36,7 +38,7 @@ pub const OLDEST: Version = Version(4, 1, 0);
 pub const TESTED: Version = Version(4, 2, 0);
 
 /// The dynamic loader in a bundle's `lib/`.
-const LOADER: &str = "lib/ld-linux-x86-64.so.2";
+pub(super) const LOADER: &str = "lib/ld-linux-x86-64.so.2";
 /// Debian and others install criu in sbin, which is in no job's PATH; a job of HTCondor may have no PATH at all.
 const MORE_PLACES: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/usr/local/bin", "/usr/bin"];
 
@@ -76,13 +78,21 @@ impl FindError {
     }
 }
 
-/// Finds criu. `named` is what the user asked for; `scratch` may hold a transferred folder `criu`.
-pub fn find(named: Option<&Path>, scratch: &Path) -> Result<Criu, FindError> {
+/// Finds criu. `named` is what the user asked for; `scratch` may hold a transferred folder `criu`; what this executable carries
+/// is unpacked to `unpacked`, which must not exist.
+pub fn find(named: Option<&Path>, scratch: &Path, unpacked: &Path) -> Result<Criu, FindError> {
     if let Some(named) = named {
         // A relative name in a submit file means the scratch directory, where HTCondor puts what it transfers.
         let path = if named.is_relative() && !named.exists() { scratch.join(named) } else { named.to_path_buf() };
         let found = candidate(&path).ok_or(FindError::NotThere(path))?;
         return probe(found.0, found.1);
+    }
+    let carried = bundle::unpack(unpacked).map_err(|error| FindError::DoesNotRun {
+        path: unpacked.to_path_buf(),
+        why: format!("it cannot be unpacked: {error}"),
+    })?;
+    if let Some(carried) = carried {
+        return probe(carried, "criu".into());
     }
     let beside = env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
     let path = env::var_os("PATH").unwrap_or_default();

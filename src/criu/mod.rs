@@ -1,5 +1,7 @@
 //! Everything that knows CRIU: finding it, its command lines, its log, its streaming protocol.
 
+pub mod bundle;
+pub mod closure;
 pub mod command;
 pub mod find;
 pub mod images;

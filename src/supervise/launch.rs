@@ -115,7 +115,10 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     }
 
     let opened = bring_back::open(&checkpoint)?.map(Arc::new);
-    let criu = criu::find(settings.criu.as_deref(), &job.scratch).map_err(|error| {
+    let state_dir = job.scratch.join(STATE_DIR);
+    make_state_dir(&state_dir).map_err(unwritable)?;
+    let criu = criu::find(settings.criu.as_deref(), &job.scratch, &state_dir.join("criu")).map_err(|error| {
+        let _ = fs::remove_dir_all(&state_dir);
         let failure = Failure::start("cannot checkpoint anything here", &error).with_remedy(error.remedy());
         // A checkpoint that exists is whole, and another host may have what this one lacks.
         if opened.is_some() { failure.with_exit(Exit::CannotRestoreHere) } else { failure }
@@ -162,8 +165,6 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         |opened| opened.manifest.host.cpu.clone(),
     );
 
-    let state_dir = job.scratch.join(STATE_DIR);
-    make_state_dir(&state_dir).map_err(unwritable)?;
     let job_dir = opened.as_ref().map_or_else(|| settings.job_dir.clone(), |opened| opened.manifest.job_dir.clone());
     let network = match &opened {
         Some(opened) => opened.manifest.network,

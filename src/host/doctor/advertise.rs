@@ -22,7 +22,8 @@ pub fn advertise(settings: &Settings) -> Result<Exit, Failure> {
         format!("CriuMicroarch = {}", quoted(&facts.microarch)),
     ];
     let possible = Place::new().map_err(|error| format!("no directory for the probe: {error}")).and_then(|place| {
-        let criu = find::find(settings.criu.as_deref(), place.path()).map_err(|error| error.to_string())?;
+        let criu = find::find(settings.criu.as_deref(), place.path(), &place.path().join("criu"))
+            .map_err(|error| error.to_string())?;
         lines.push(format!("CriuVersion = {}", quoted(&criu.version.to_string())));
         let host = probe::probe(place.path(), "host", &flags(&criu, settings, "host"), deadline);
         let host = host.map_err(|failed| failed.why)?;

@@ -18,7 +18,8 @@ use crate::criu::find::{self, Criu};
 use crate::exit::{Exit, Failure};
 use crate::settings::Settings;
 use facts::Facts;
-use probe::{NotPossible, Place, Stage, Success};
+pub use probe::Place;
+use probe::{NotPossible, Stage, Success};
 
 /// How one question was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -86,7 +87,7 @@ struct CriuReport {
 pub fn doctor(settings: &Settings, json: bool) -> Result<Exit, Failure> {
     let facts = Facts::gather();
     let place = Place::new().map_err(|error| Failure::start("cannot make a directory for the probe", error))?;
-    let criu = find::find(settings.criu.as_deref(), place.path());
+    let criu = find::find(settings.criu.as_deref(), place.path(), &place.path().join("criu"));
     let deadline = Instant::now() + probe::PATIENCE;
     let tried = criu.as_ref().ok().map(|criu| try_both(place.path(), criu, settings, deadline));
     let mut checks = vec![about_criu(&criu)];
