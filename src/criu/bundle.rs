@@ -180,8 +180,14 @@ pub fn unpack(into: &Path) -> io::Result<Option<PathBuf>> {
     }
     let mut archive = tar::Archive::new(zstd::Decoder::new(packed.as_slice())?.take(UNPACKED_MAX));
     archive.set_preserve_permissions(true);
-    archive.unpack(into)?;
+    archive.unpack(into).map_err(with_cause)?;
     Ok(Some(into.to_path_buf()))
+}
+
+/// tar's errors name the file and keep the cause, without which they say nothing.
+fn with_cause(error: io::Error) -> io::Error {
+    let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+    io::Error::other(causes.fold(error.to_string(), |words, cause| format!("{words}: {cause}")))
 }
 
 #[cfg(test)]

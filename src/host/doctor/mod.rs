@@ -194,7 +194,11 @@ fn about_criu(criu: &Result<Criu, find::FindError>) -> Check {
 fn about_probe(tried: Option<&Tried>, facts: &Facts) -> Vec<Check> {
     let names = ["sandbox", "save", "restore"];
     let Some(tried) = tried else {
-        return names.map(|name| Check::new(name, Status::Unknown, "not tried without criu")).into();
+        let mut checks = names.map(|name| Check::new(name, Status::Unknown, "not tried without criu"));
+        if let Some(cause) = &facts.namespaces_forbidden {
+            checks[0] = Check::new("sandbox", Status::No, cause.why.clone()).remedy(cause.remedy.clone());
+        }
+        return checks.into();
     };
     let mut checks: Vec<Check> = match &tried.host {
         Ok(success) => {
