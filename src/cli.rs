@@ -141,6 +141,9 @@ pub struct SettingsFlags {
     /// What the program may use of the processor: x86-64-v1 to x86-64-v4, or host
     #[arg(long, value_name = "LEVEL")]
     pub cpu_baseline: Option<String>,
+    /// Which of the host's files travel with a checkpoint: auto, none, or patterns
+    #[arg(long, value_name = "PATTERNS")]
+    pub carry_files: Option<String>,
     /// Threads for packing; 0 means as many as the slot has cpus
     #[arg(long, value_name = "N")]
     pub threads: Option<String>,
@@ -159,6 +162,7 @@ impl SettingsFlags {
             ("compression", self.compression),
             ("network", self.network),
             ("cpu_baseline", self.cpu_baseline),
+            ("carry_files", self.carry_files),
             ("threads", self.threads),
             ("log_level", self.log_level),
         ];

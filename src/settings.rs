@@ -29,6 +29,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("job_dir", "where the scratch directory is inside the sandbox"),
     ("network", "\"auto\", \"host\" or \"private\""),
     ("cpu_baseline", "\"x86-64-v1\", \"x86-64-v2\", \"x86-64-v3\", \"x86-64-v4\" or \"host\""),
+    ("carry_files", "\"auto\", \"none\", or patterns of absolute paths; \"auto\" may be one of them"),
     ("vacate_signals", "signals that mean: save and leave"),
     ("checkpoint_signals", "signals that mean: save and go on"),
     ("dump_timeout", "how long criu may take to save: a duration"),
@@ -65,6 +66,15 @@ pub enum Interval {
     Auto,
 }
 
+/// Which of the host's files travel with a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CarryFiles {
+    /// Whether those that are mapped or open do; `None` means unless the job runs in a container image, which the next host has too.
+    pub auto: Option<bool>,
+    /// Patterns of more.
+    pub patterns: Vec<String>,
+}
+
 /// The resolved settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -88,6 +98,8 @@ pub struct Settings {
     pub network: Option<Network>,
     /// See [`KEYS`].
     pub cpu_baseline: Baseline,
+    /// See [`KEYS`].
+    pub carry_files: CarryFiles,
     /// See [`KEYS`].
     pub vacate_signals: Vec<Signal>,
     /// See [`KEYS`].
@@ -192,6 +204,7 @@ fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
         job_dir: read.get("job_dir", job_dir)?.unwrap_or_else(|| "/job".into()),
         network: read.get("network", network)?.unwrap_or(None),
         cpu_baseline: read.get("cpu_baseline", str::parse)?.unwrap_or(baseline::DEFAULT),
+        carry_files: read.get("carry_files", carry_files)?.unwrap_or_default(),
         vacate_signals: read.get("vacate_signals", signals)?.unwrap_or(vacate_signals),
         checkpoint_signals: read.get("checkpoint_signals", signals)?.unwrap_or(checkpoint_signals),
         dump_timeout: read.get("dump_timeout", duration)?,
@@ -254,6 +267,25 @@ fn network(text: &str) -> Result<Option<Network>, String> {
         "private" => Ok(Some(Network::Private)),
         _ => Err("none of \"auto\", \"host\" and \"private\"".into()),
     }
+}
+
+fn carry_files(text: &str) -> Result<CarryFiles, String> {
+    let mut words: Vec<&str> = text.split([',', ' ']).filter(|word| !word.is_empty()).collect();
+    if words == ["none"] {
+        return Ok(CarryFiles { auto: Some(false), patterns: Vec::new() });
+    }
+    let all = words.len();
+    words.retain(|word| *word != "auto");
+    let auto = words.len() < all;
+    for word in &words {
+        let valid = word.starts_with('/') && !word.split('/').any(|part| part == "..");
+        if !valid || glob::Pattern::new(word).is_err() {
+            return Err(format!("{word} is no pattern of absolute paths such as /opt/tool/**"));
+        }
+    }
+    let patterns = words.into_iter().map(str::to_owned).collect();
+    // Patterns alone add to nothing; "auto" keeps the decision by what the job runs in.
+    Ok(CarryFiles { auto: if auto { None } else { Some(false) }, patterns })
 }
 
 fn compression(text: &str) -> Result<Compression, String> {
@@ -321,6 +353,8 @@ mod tests {
             ("job_dir", "/a/b"),
             ("vacate_signals", "SIGKILL"),
             ("checkpoint_share", "1.5"),
+            ("carry_files", "usr/lib/*"),
+            ("carry_files", "/usr/../etc/*"),
             ("compression", "lzma"),
         ] {
             assert!(from_layers(&[layer("a flag", &[(key, text)])], &job()).is_err(), "{key} = {text}");

@@ -52,6 +52,10 @@ pub fn inspect(path: &Path, json: bool) -> Result<Exit, Failure> {
     for input in inputs {
         println!("input       {} ({} bytes), brought by HTCondor", input.path.display(), input.size);
     }
+    for file in &manifest.files {
+        let how = if file.carried { "carried" } else { "the host must have it" };
+        println!("host file   {} ({} bytes), {how}", file.path.display(), file.size);
+    }
     for stream in manifest.streams.iter().filter(|stream| stream.descriptor != 0) {
         println!("output      {} up to byte {}", stream.path.display(), stream.size);
     }

@@ -74,6 +74,9 @@ pub struct Manifest {
     pub relayed: Vec<u8>,
     /// Files that the job was given and has not changed: not carried, because HTCondor brings them again.
     pub inputs: Vec<Input>,
+    /// The host's files that the payload has mapped or open.
+    #[serde(default)]
+    pub files: Vec<HostFile>,
     /// The payload has ended, and only its status is left to be told: HTCondor had been promised a checkpoint first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<Ended>,
@@ -150,6 +153,20 @@ pub struct Input {
     pub digest: String,
 }
 
+/// A file of the host, outside the carried directories.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFile {
+    /// As the payload sees it.
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// The GNU build id in hex, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build_id: Option<String>,
+    /// Whether the checkpoint carries it.
+    pub carried: bool,
+}
+
 /// Seconds and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
@@ -214,6 +231,7 @@ mod tests {
             streams: vec![],
             relayed: vec![],
             inputs: vec![],
+            files: vec![],
             finished: None,
             cost: Cost::default(),
             history: History::default(),

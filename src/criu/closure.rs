@@ -52,6 +52,15 @@ pub fn of(criu: &Criu) -> io::Result<Vec<Part>> {
     Ok(parts)
 }
 
+/// A copy of `criu` with all it needs in the new directory `into`, which runs whatever this host's libraries become.
+pub fn copy(criu: &Criu, into: &Path) -> io::Result<Criu> {
+    std::fs::create_dir_all(into.join("lib"))?;
+    for part in of(criu)? {
+        std::fs::copy(&part.source, into.join(&part.name))?;
+    }
+    Ok(Criu { directory: into.to_path_buf(), name: "criu".into(), bundled: true, version: criu.version })
+}
+
 /// The lines `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`; the loader itself and the vDSO have no arrow or no path.
 fn listed(text: &str) -> impl Iterator<Item = Result<(OsString, PathBuf), String>> + '_ {
     text.lines().filter_map(|line| {

@@ -13,6 +13,7 @@
 mod clock;
 mod identity;
 mod init;
+mod lay;
 mod message;
 mod mounts;
 mod network;
@@ -34,7 +35,7 @@ pub use clock::ClockReadings;
 pub use identity::supplementary_groups;
 pub use message::{CriuJob, Event, Request, receive};
 pub use plan::{
-    CRIU_DIR, ClockOffsets, Command, Identity, Network, OUR_ROOT, PIDFILE, Plan, STATE_DIR, StdioPath, inside,
+    CRIU_DIR, ClockOffsets, Command, Identity, LAID_DIR, Network, OUR_ROOT, PIDFILE, Plan, STATE_DIR, StdioPath, inside,
 };
 
 /// Why there is no sandbox.
@@ -121,7 +122,12 @@ impl Sandbox {
 
     /// The sandbox's `/proc`, as this process reaches it.
     pub fn proc(&self) -> std::path::PathBuf {
-        format!("/proc/{}/root/proc", self.init).into()
+        self.root().join("proc")
+    }
+
+    /// The sandbox's root, as this process reaches it.
+    pub fn root(&self) -> std::path::PathBuf {
+        format!("/proc/{}/root", self.init).into()
     }
 
     /// Resident memory of everything inside but the init, in bytes; an estimate, shared pages counted once a process.

@@ -12,7 +12,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, pivot_root};
 
-use super::plan::{CRIU_DIR, OUR_ROOT, Plan, REAPER, RUN_DIR};
+use super::lay;
+use super::plan::{CRIU_DIR, LAID_DIR, OUR_ROOT, Plan, REAPER, RUN_DIR};
 
 /// A step of making the sandbox that failed.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub(super) fn io<T>(result: std::io::Result<T>) -> Result<T, Errno> {
     result.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }
 
-const NONE: Option<&str> = None;
+pub(super) const NONE: Option<&str> = None;
 
 /// The tmpfs that becomes the root is mounted here first. Nothing of the host's `/tmp` is bound into the sandbox, so
 /// that the new root never contains itself.
@@ -46,6 +47,7 @@ pub(super) fn build_and_enter(plan: &Plan) -> Result<OwnedFd, StepFailed> {
     // Held open now: the staging mount may hide them.
     let scratch = hold(&plan.scratch)?;
     let criu = hold(&plan.criu_dir)?;
+    let laid = (!plan.laid.is_empty()).then(|| hold(&plan.state_dir().join(LAID_DIR))).transpose()?;
     let tmp = hold(&plan.state_dir().join("tmp"))?;
     let var_tmp = hold(&plan.state_dir().join("vartmp"))?;
 
@@ -59,6 +61,10 @@ pub(super) fn build_and_enter(plan: &Plan) -> Result<OwnedFd, StepFailed> {
             continue;
         }
         mirror(&entry.path(), &root.join(&name))?;
+    }
+
+    if let Some(laid) = laid {
+        lay::lay(root, &laid, &plan.laid)?;
     }
 
     directory(&root.join("proc"))?;
@@ -156,16 +162,16 @@ fn tmpfs(target: &Path, options: &str) -> Result<(), StepFailed> {
     step(what, mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options)))
 }
 
-fn hold(path: &Path) -> Result<OwnedFd, StepFailed> {
+pub(super) fn hold(path: &Path) -> Result<OwnedFd, StepFailed> {
     step(format!("open {}", path.display()), open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()))
 }
 
-fn bind(source: &OwnedFd, target: &Path, what: &str) -> Result<(), StepFailed> {
+pub(super) fn bind(source: &OwnedFd, target: &Path, what: &str) -> Result<(), StepFailed> {
     let source = PathBuf::from(format!("/proc/self/fd/{}", source.as_raw_fd()));
     step(what, mount(Some(&source), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE))
 }
 
-fn directory(path: &Path) -> Result<(), StepFailed> {
+pub(super) fn directory(path: &Path) -> Result<(), StepFailed> {
     match fs::DirBuilder::new().mode(0o755).create(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             step(format!("create {}", path.display()), io(Err(error)))

@@ -20,6 +20,9 @@ pub const PIDFILE: &str = "/.condor-criu/run/restored.pid";
 /// Our directory in the scratch directory. It never travels: HTCondor sends top-level files, or what is listed.
 pub const STATE_DIR: &str = ".condor-criu";
 
+/// Where in our directory the host's files are that a checkpoint brings.
+pub const LAID_DIR: &str = "laid";
+
 /// Which network the payload sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -97,6 +100,8 @@ pub struct Plan {
     pub criu_command: Vec<OsString>,
     /// The reaper's executable: ours, or the one that the checkpoint carries.
     pub reaper: Vec<u8>,
+    /// The host's files that are laid over this host's: absolute paths inside, their content below [`LAID_DIR`].
+    pub laid: Vec<PathBuf>,
     /// What to start; a restore has none.
     pub payload: Option<Command>,
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::carry;
 use super::events::Event;
 use super::policy::{self, Fit};
 use super::save::{self, Committed, Saving};
@@ -233,6 +234,12 @@ impl Supervisor {
             streams: streams::sizes(&launch.streams, &launch.job.scratch),
             relayed: (0..3).filter(|number| launch.streams[usize::from(*number)] == Stream::Relayed).collect(),
             inputs: Vec::new(),
+            files: carry::choose(
+                &self.sandbox.proc(),
+                &self.sandbox.root(),
+                &launch.plan.job_dir,
+                &launch.settings.carry_files,
+            ),
             finished: None,
             cost: Cost { resident_bytes: self.resident, ..Cost::default() },
             history: History { run_seconds: self.history.run_seconds + self.ran(), ..self.history },
@@ -240,6 +247,7 @@ impl Supervisor {
         Ok(save::Stopped {
             scratch: launch.job.scratch.clone(),
             shm: self.shm_path(),
+            root: self.sandbox.root(),
             reaper: launch.plan.reaper.clone(),
             not_carried: launch.not_carried.clone(),
             inputs: std::sync::Arc::clone(&self.inputs),

@@ -12,7 +12,7 @@ use nix::unistd::{getegid, geteuid};
 
 use super::bring_back::{self, Opened};
 use super::streams::{self, Stream};
-use super::{environment, journal, placeholders};
+use super::{carry, environment, journal, placeholders};
 use crate::checkpoint::archive::Compression;
 use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::manifest::Processor;
@@ -23,7 +23,8 @@ use crate::host::baseline::Baseline;
 use crate::host::{cpu, mpi};
 use crate::htcondor::Job;
 use crate::sandbox::{
-    CRIU_DIR, Command, Identity, Network, Plan, STATE_DIR, Sandbox, SandboxError, inside, supplementary_groups,
+    CRIU_DIR, Command, Identity, LAID_DIR, Network, Plan, STATE_DIR, Sandbox, SandboxError, inside,
+    supplementary_groups,
 };
 use crate::settings::{Layer, Settings};
 
@@ -173,6 +174,16 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     let payload =
         opened.is_none().then(|| command(program, arguments, &job, &job_dir, &streams, settings.cpu_baseline));
     let reaper = opened.as_ref().map_or_else(|| Plan::built_in_reaper().to_vec(), |opened| opened.reaper.clone());
+    let laid = match &opened {
+        Some(opened) => carry::unpack(opened, &state_dir.join(LAID_DIR), 1)?,
+        None => Vec::new(),
+    };
+    // Its libraries would be laid over too, and it has been linked with this host's.
+    let criu = if laid.is_empty() || criu.bundled {
+        criu
+    } else {
+        criu::closure::copy(&criu, &state_dir.join("criu")).map_err(unwritable)?
+    };
     let plan = Plan {
         scratch: job.scratch.clone(),
         job_dir,
@@ -181,6 +192,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         criu_dir: criu.directory.clone(),
         criu_command: criu.command(Path::new(CRIU_DIR)),
         reaper,
+        laid,
         payload,
     };
     let program = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();

@@ -5,6 +5,7 @@
 //! threads, [`policy`] says when.
 
 pub mod bring_back;
+mod carry;
 mod checkpointing;
 mod ending;
 mod environment;

@@ -17,11 +17,14 @@ use crate::checkpoint::manifest::Input;
 use crate::checkpoint::streaming::ArchiveSink;
 use crate::checkpoint::{Draft, Inputs, Manifest, NotCarried, inventory};
 use crate::criu::stream::{Cancel, Capture, StreamError};
+use crate::host::files;
 
 /// Prefix of the scratch directory's files in the archive.
 pub const WORK: &str = "work";
 /// Prefix of `/dev/shm` in the archive.
 pub const SHM: &str = "shm";
+/// Prefix of the host's files in the archive.
+pub const HOST: &str = "host";
 /// The reaper's executable in the archive: CRIU wants the same file at a restore, and a later condor-criu may have another.
 pub const REAPER: &str = "sandbox/reaper";
 
@@ -47,6 +50,8 @@ pub struct Stopped {
     pub scratch: PathBuf,
     /// A path to the sandbox's `/dev/shm`.
     pub shm: PathBuf,
+    /// A path to the sandbox's root.
+    pub root: PathBuf,
     /// The reaper's executable.
     pub reaper: Vec<u8>,
     /// Which of the scratch directory's entries stay out.
@@ -154,6 +159,7 @@ impl Packer {
             let inputs = self.add_work()?;
             let shm = &self.stopped.shm;
             self.add_tree(shm, SHM, inventory::walk(shm, &NotCarried::default())?)?;
+            self.add_host_files()?;
             Ok::<_, io::Error>(inputs)
         })();
         let inputs = packed.map_err(|error| format!("cannot pack: {error}"))?;
@@ -166,6 +172,19 @@ impl Packer {
             self.writer.finish(&text).map_err(|error| format!("cannot pack: {error}"))?;
         self.draft.commit().map_err(|error| format!("cannot commit: {error}"))?;
         Ok(Committed { manifest, bytes: bytes_written, seconds: self.began.elapsed().as_secs_f64() })
+    }
+
+    /// Those of the host's files that are to be carried.
+    fn add_host_files(&self) -> io::Result<()> {
+        for file in self.stopped.manifest.files.iter().filter(|file| file.carried) {
+            let full = files::below(&self.stopped.root, &file.path);
+            let name = files::below(Path::new(HOST), &file.path);
+            let told = |error: io::Error| io::Error::other(format!("{}: {error}", file.path.display()));
+            let opened = File::open(&full).map_err(told)?;
+            let metadata = opened.metadata()?;
+            self.writer.add_file(meta(&name, Kind::File, &metadata), &opened)?;
+        }
+        Ok(())
     }
 
     fn add_reaper(&self) -> io::Result<()> {

@@ -1,0 +1,164 @@
+//! The host's own files that a payload has mapped or open: programs and libraries above all. CRIU saves their names, not their content, and
+//! restores only where it finds the same ones again. So a checkpoint names them, with what CRIU will compare, and carries
+//! them where the next host may be another distribution.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use elf::ElfStream;
+use elf::abi::PT_NOTE;
+use elf::endian::AnyEndian;
+use elf::note::Note;
+use nix::sys::statfs::{self, FsType, statfs};
+
+use crate::checkpoint::manifest::HostFile;
+use crate::sandbox::OUR_ROOT;
+
+/// What belongs to the payload, the kernel or us, and is not the host's.
+const NOT_THE_HOSTS: [&str; 6] = ["/dev", "/proc", "/sys", "/tmp", "/var/tmp", OUR_ROOT];
+/// Bytes; a larger file that is no program or library is data, and is named but not carried.
+const DATA_MAX: u64 = 64 * 1024 * 1024;
+/// File systems that the next host has too, or has not: a copy of theirs is not ours to carry. Lustre, GPFS, CephFS, BeeGFS, AFS; statfs(2) and
+/// their own headers.
+const SHARED: [u32; 5] = [0x0BD0_0BD0, 0x4750_4653, 0x00C3_6400, 0x1983_0326, 0x5346_414F];
+
+/// Regular files of the host that the processes of `proc` (a mounted procfs) have mapped or open for reading; `job_dir` is the job's own.
+/// Paths are as the processes see them.
+pub fn used(proc: &Path, job_dir: &Path) -> BTreeSet<PathBuf> {
+    let hosts = |path: &Path| {
+        path.is_absolute() && !path.starts_with(job_dir) && !NOT_THE_HOSTS.iter().any(|place| path.starts_with(place))
+    };
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        // pid 1 is our init, which is not saved.
+        if pid.is_none_or(|pid| pid == 1) {
+            continue;
+        }
+        let maps = fs::read(entry.path().join("maps")).unwrap_or_default();
+        found.extend(mapped(&maps).filter(|path| hosts(path)));
+        let descriptors = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+        for descriptor in descriptors {
+            let Ok(path) = fs::read_link(descriptor.path()) else { continue };
+            let regular = fs::metadata(descriptor.path()).is_ok_and(|metadata| metadata.is_file());
+            if regular && hosts(&path) && read_only(&entry.path(), &descriptor.file_name()) {
+                found.insert(path);
+            }
+        }
+    }
+    found
+}
+
+/// proc_pid_maps(5): address, permissions, offset, device, inode, then the path, which may have blanks; a line end in it is `\012`.
+fn mapped(maps: &[u8]) -> impl Iterator<Item = PathBuf> + '_ {
+    maps.split(|byte| *byte == b'\n').filter_map(|line| {
+        let at = line.iter().position(|byte| *byte == b'/')?;
+        let path = &line[at..];
+        // What is deleted cannot be saved anyway.
+        (!path.ends_with(b" (deleted)")).then(|| PathBuf::from(std::ffi::OsStr::from_bytes(path)))
+    })
+}
+
+/// proc_pid_fdinfo(5): `flags` is octal; the lowest two bits are the access mode. What is open for writing changes, and CRIU judges it.
+fn read_only(process: &Path, descriptor: &std::ffi::OsStr) -> bool {
+    let text = fs::read_to_string(process.join("fdinfo").join(descriptor)).unwrap_or_default();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags
+        .and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok())
+        .is_some_and(|flags| flags & libc::O_ACCMODE == libc::O_RDONLY)
+}
+
+/// The file at `path` below `root`.
+pub fn describe(root: &Path, path: &Path) -> io::Result<HostFile> {
+    let full = below(root, path);
+    let metadata = fs::metadata(&full)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let build_id = build_id(&full).ok().flatten();
+    Ok(HostFile { path: path.to_path_buf(), size: metadata.size(), build_id, carried: false })
+}
+
+/// `path` as it is reached through `root`.
+pub fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// The GNU build id of an ELF file, in hex.
+fn build_id(path: &Path) -> Result<Option<String>, elf::ParseError> {
+    let mut file = ElfStream::<AnyEndian, _>::open_stream(File::open(path)?)?;
+    let segments: Vec<_> = file.segments().iter().filter(|segment| segment.p_type == PT_NOTE).copied().collect();
+    for segment in segments {
+        for note in file.segment_data_as_notes(&segment)? {
+            if let Note::GnuBuildId(id) = note {
+                return Ok(Some(id.0.iter().map(|byte| format!("{byte:02x}")).collect()));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// How this host's file differs from the one that a checkpoint needs, if it does: by what CRIU compares.
+pub fn difference(needed: &HostFile) -> Option<String> {
+    match describe(Path::new("/"), &needed.path) {
+        Err(_) => Some("which is not here".into()),
+        Ok(found) if found.size != needed.size => {
+            Some(format!("which has {} bytes here, not {}", found.size, needed.size))
+        }
+        Ok(found) if found.build_id != needed.build_id => Some("of which this host has another build".into()),
+        Ok(_) => None,
+    }
+}
+
+/// Whether a file may be carried: a program or library, or data of a moderate size, on a file system of this host's own.
+pub fn may_be_carried(root: &Path, file: &HostFile) -> bool {
+    let small = file.build_id.is_some() || file.size <= DATA_MAX;
+    small && !on_shared_file_system(&below(root, &file.path))
+}
+
+fn on_shared_file_system(path: &Path) -> bool {
+    let known = [statfs::NFS_SUPER_MAGIC, statfs::FUSE_SUPER_MAGIC, statfs::SMB_SUPER_MAGIC, statfs::CODA_SUPER_MAGIC];
+    let shared = |kind: FsType| known.contains(&kind) || SHARED.contains(&(kind.0 as u32));
+    statfs(path).is_ok_and(|found| shared(found.filesystem_type()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_files_are_those_with_a_path_that_is_still_there() {
+        let maps = b"55e0-55e1 r--p 00000000 fe:00 1234    /usr/bin/a b\n7f00-7f01 rw-p 0 00:00 0 \n\
+                     7f01-7f02 r-xp 0 fe:00 9 /usr/lib/x (deleted)\n7fff-8000 r-xp 0 00:00 0   [vdso]\n";
+        assert_eq!(mapped(maps).collect::<Vec<_>>(), [PathBuf::from("/usr/bin/a b")]);
+    }
+
+    #[test]
+    fn a_program_of_this_host_is_what_it_is() {
+        let sh = describe(Path::new("/"), &Path::new("/bin/sh").canonicalize().unwrap()).unwrap();
+        assert!(sh.build_id.as_ref().is_some_and(|id| id.len() >= 16), "{sh:?}");
+        assert_eq!(difference(&sh), None);
+        assert!(may_be_carried(Path::new("/"), &sh));
+        let other = HostFile { build_id: Some("00".into()), ..sh.clone() };
+        assert!(difference(&other).unwrap().contains("another build"));
+        let gone = HostFile { path: "/nonexistent/x".into(), ..sh };
+        assert!(difference(&gone).unwrap().contains("not here"));
+    }
+
+    #[test]
+    fn this_process_s_own_libraries_are_found_where_proc_is_ours() {
+        // /proc/self is of no number; a directory with one entry stands for a mounted procfs.
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/proc/self", dir.path().join("300")).unwrap();
+        std::os::unix::fs::symlink("/proc/self", dir.path().join("1")).unwrap();
+        let held = File::open("/etc/passwd").unwrap();
+        let found = used(dir.path(), Path::new("/job"));
+        drop(held);
+        assert!(found.contains(Path::new("/etc/passwd")), "{found:?}");
+        assert!(!found.iter().any(|path| path.starts_with("/proc") || path.starts_with("/dev")));
+    }
+}
