@@ -17,7 +17,7 @@ const LEVELS: [(u8, &[&str]); 3] = [
 
 /// What programs choose code by beyond the levels. Other flags of /proc/cpuinfo are the kernel's business, or matter only to
 /// programs that are written for one machine.
-const BEYOND: [&str; 25] = [
+const BEYOND: [&str; 26] = [
     "adx",
     "aes",
     "amx_bf16",
@@ -33,6 +33,8 @@ const BEYOND: [&str; 25] = [
     "avx512vbmi",
     "avx_vnni",
     "fma4",
+    // In every processor: what was read is never empty, what could not be read is.
+    "fpu",
     "gfni",
     "pclmulqdq",
     "rdrand",
@@ -48,6 +50,13 @@ const BEYOND: [&str; 25] = [
 /// A level of x86-64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Level(pub u8);
+
+impl Level {
+    /// As HTCondor's machine attribute `Microarch` spells it; such texts compare as the levels do.
+    pub fn microarch(self) -> String {
+        format!("x86_64-v{}", self.0)
+    }
+}
 
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -127,6 +136,7 @@ mod tests {
         assert_eq!(refusal(&flags(V3), &needed), None);
         assert!(refusal(&flags(&format!("{V3} sha_ni")), &flags(V3)).unwrap().contains("needs sha_ni, which"));
         assert_eq!(refusal(&needed, &BTreeSet::new()), None);
+        assert!(refusal(&needed, &flags("fpu sse2")).unwrap().ends_with("this processor is x86-64-v1"));
     }
 
     #[test]

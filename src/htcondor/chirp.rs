@@ -32,8 +32,10 @@ pub enum Attribute {
     FrozenSeconds(f64),
     /// When it was committed, in seconds since the epoch.
     LastCheckpointTime(u64),
-    /// The processor's level, as HTCondor's `Microarch` spells it.
+    /// The level that the checkpoint needs of a processor, as HTCondor's `Microarch` spells it.
     Microarch(String),
+    /// The machine that could not restore the checkpoint, so that `Requirements` can keep the job away from it.
+    RefusedBy(String),
     /// What the user should know.
     Warning(String),
 }
@@ -48,6 +50,7 @@ impl Attribute {
             Attribute::FrozenSeconds(seconds) => ("ChirpCriuFrozenSeconds", format!("{seconds:.3}")),
             Attribute::LastCheckpointTime(time) => ("ChirpCriuLastCheckpointTime", time.to_string()),
             Attribute::Microarch(level) => ("ChirpCriuMicroarch", quoted(level)),
+            Attribute::RefusedBy(machine) => ("ChirpCriuRefusedBy", quoted(machine)),
             Attribute::Warning(text) => ("ChirpCriuWarning", quoted(text)),
         }
     }

@@ -124,6 +124,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         // A checkpoint that exists is whole, and another host may have what this one lacks.
         if opened.is_some() { failure.with_exit(Exit::CannotRestoreHere) } else { failure }
     })?;
+    tracing::info!(version = %criu.version, bundled = criu.bundled, "criu is {}", criu.directory.join(&criu.name).display());
     if criu.version < find::TESTED {
         tracing::warn!(
             "CRIU {} fails on every socket with kernel 6.18 and on guard pages; use {}",

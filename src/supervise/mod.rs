@@ -69,6 +69,10 @@ pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
 fn tell_the_pool(job: &Job, failure: &Failure) {
     let mut chirp = Chirp::start(job.chirp_config(), false);
     chirp.tell(Attribute::Warning(failure.to_string()));
+    let machine = job.machine.as_ref().and_then(|ad| ad.string("Machine"));
+    if let (Exit::CannotRestoreHere, Some(machine)) = (failure.exit, machine) {
+        chirp.tell(Attribute::RefusedBy(machine));
+    }
     chirp.finish();
 }
 

@@ -21,6 +21,7 @@ use crate::checkpoint::manifest::{Cost, History, Tree};
 use crate::checkpoint::{Inputs, Reason};
 use crate::criu::command;
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended, Exit, Failure};
+use crate::host::cpu;
 use crate::htcondor::advice::advice;
 use crate::htcondor::chirp::{Attribute, Chirp};
 use crate::sandbox::{self, ClockOffsets, CriuJob, Request, STATE_DIR, Sandbox};
@@ -132,9 +133,7 @@ impl Supervisor {
         if !advice.is_empty() {
             chirp.tell(Attribute::Warning(advice.clone()));
         }
-        if let Some(microarch) = job.machine.as_ref().and_then(|ad| ad.string("Microarch")) {
-            chirp.tell(Attribute::Microarch(microarch));
-        }
+        chirp.tell(Attribute::Microarch(cpu::level(&launch.cpu.needs).microarch()));
         let generation = launch.opened.as_ref().map_or(0, |opened| opened.manifest.generation);
         Ok(Supervisor {
             launch,

@@ -33,8 +33,7 @@ impl Facts {
             kernel: nix::sys::utsname::uname()
                 .map(|name| name.release().to_string_lossy().into_owned())
                 .unwrap_or_default(),
-            // condor_status -af Microarch: x86_64-v3
-            microarch: cpu::level(&flags).to_string().replacen("x86-64", "x86_64", 1),
+            microarch: cpu::level(&flags).microarch(),
             time_namespace: Path::new("/proc/self/ns/time").exists(),
             namespaces_forbidden: namespaces::forbidden_by(),
             flags,
