@@ -45,6 +45,15 @@ pub enum Command {
         #[arg(long, value_name = "PATH")]
         criu: Option<PathBuf>,
     },
+    /// The timeline of jobs as one HTML page: running, saving, moving, lost
+    Report {
+        /// HTCondor's user logs (`log =` in a submit file), and condor-criu.log files that are not beside them
+        #[arg(required = true, value_name = "USERLOG")]
+        logs: Vec<PathBuf>,
+        /// Where to write the page
+        #[arg(short, long, value_name = "FILE.html")]
+        output: PathBuf,
+    },
     /// What doctor and advertise save and restore
     #[command(hide = true)]
     Probe,
@@ -108,6 +117,9 @@ pub struct Rehearse {
     /// Make the scratch directories here and keep them
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    /// Write a page with the timeline of both runs
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
     /// The settings among the flags.
     #[command(flatten)]
     pub settings: SettingsFlags,

@@ -8,10 +8,10 @@ use crate::criu::{bundle, find};
 use crate::exit::{Ended, Exit, Failure};
 use crate::host::doctor::{self, Place, advertise::advertise};
 use crate::htcondor::Job;
-use crate::rehearse;
 use crate::sandbox::probe;
 use crate::settings::{Layer, Settings};
 use crate::supervise::{self, RunOptions};
+use crate::{rehearse, report};
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
@@ -22,13 +22,24 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Doctor { json, settings } => doctor::doctor(&of_this_host(settings.layer())?, json),
         Command::Advertise { settings } => advertise(&of_this_host(settings.layer())?),
         Command::Bundle { output, criu } => make_bundle(&output, criu.as_deref()),
+        Command::Report { logs, output } => report::report(&logs, &output),
         Command::Probe => probe::run()
             .map(|()| Exit::Payload(Ended::Exited(probe::WELL as u8)))
             .map_err(|why| Failure::start("the probe is not what it was", why).with_exit(Exit::Negative)),
         Command::Inspect { checkpoint, json } => inspect::inspect(&checkpoint, json),
         Command::Verify { checkpoint } => inspect::verify(&checkpoint, threads()),
         Command::Extract { checkpoint, directory } => inspect::extract_to(&checkpoint, &directory, threads()),
-        Command::Rehearse(Rehearse { evict_every, evictions, signal, hard, transfer, keep, mut settings, command }) => {
+        Command::Rehearse(Rehearse {
+            evict_every,
+            evictions,
+            signal,
+            hard,
+            transfer,
+            keep,
+            report,
+            mut settings,
+            command,
+        }) => {
             // Relative to where the user stands, not to a scratch directory.
             if let Some(criu) = &mut settings.criu
                 && let Ok(path) = std::path::Path::new(criu).canonicalize()
@@ -43,6 +54,7 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
                 hard,
                 transfer,
                 keep,
+                report,
                 run_flags,
                 command,
             })

@@ -11,6 +11,7 @@ pub mod exit;
 pub mod host;
 pub mod htcondor;
 pub mod rehearse;
+pub mod report;
 pub mod sandbox;
 pub mod settings;
 pub mod supervise;

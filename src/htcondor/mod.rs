@@ -4,6 +4,7 @@ pub mod advice;
 pub mod chirp;
 pub mod classad;
 pub mod job;
+pub mod userlog;
 
 pub use classad::ClassAd;
 pub use job::Job;

@@ -2,11 +2,12 @@
 //!
 //! An embedded stand-in for HTCondor's starter ([`starter`]) runs the program once in peace and once with evictions, each
 //! restart in another scratch directory, and [`compare`] holds the two against each other: exit status, stdout, stderr and
-//! every file. [`table`] prints what the evictions cost.
+//! every file. [`table`] prints what the evictions cost, [`timeline`] makes a page of it.
 
 mod compare;
 mod starter;
 mod table;
+mod timeline;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::exit::{Ended, Exit, Failure};
+use crate::report;
 use starter::{Ending, Life, Starter};
 
 /// What the command line says.
@@ -33,6 +35,8 @@ pub struct Options {
     pub transfer: Vec<PathBuf>,
     /// Where the scratch directories are made, and stay.
     pub keep: Option<PathBuf>,
+    /// Where the page about it goes.
+    pub report: Option<PathBuf>,
     /// Settings for `run`, as flags.
     pub run_flags: Vec<OsString>,
     /// The payload.
@@ -54,6 +58,12 @@ pub struct Eviction {
     pub bytes: Option<u64>,
     /// From the restart until the payload ran again.
     pub running_again_seconds: Option<f64>,
+    /// When the life began that it ended, in seconds since the epoch.
+    pub began: f64,
+    /// When that life had ended.
+    pub ended: f64,
+    /// Where it was.
+    pub host: String,
 }
 
 /// Runs it, prints the result; `Success` only if all is equal.
@@ -93,6 +103,11 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
         (_, Ending::Ours(words)) => vec![words.trim().to_owned()],
         (Ending::Ours(words), _) => vec![words.clone()],
     };
+    if let Some(path) = &options.report {
+        let happened = evictions.iter().filter(|eviction| eviction.why != "interval").count();
+        let about = timeline::about(&program, options, &difference, happened);
+        report::write(path, &report::page::page(&about, &timeline::jobs(&peace, &last, &evictions)))?;
+    }
     Ok(verdict(&program, &starter, &peace, &last, &evictions, difference, alone))
 }
 

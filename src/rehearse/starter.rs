@@ -13,9 +13,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::SIGCHLD;
 
-use super::{Eviction, Options, is_checkpoint, progress};
+use super::{Eviction, Options, is_checkpoint, progress, timeline};
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended};
 use crate::supervise::journal::{self, Record};
+use crate::supervise::save::now;
 
 /// An eviction sooner than this would only test the start.
 pub(super) const SHORTEST_LIFE: Duration = Duration::from_millis(500);
@@ -67,6 +68,10 @@ pub(super) enum Ending {
 pub(super) struct Life {
     pub(super) scratch: PathBuf,
     pub(super) ending: Ending,
+    /// Seconds since the epoch.
+    pub(super) began: f64,
+    /// Seconds since the epoch.
+    pub(super) ended: f64,
 }
 
 /// The stand-in.
@@ -102,8 +107,9 @@ impl<'a> Starter<'a> {
     /// One life without evictions.
     pub(super) fn peacefully(&self, name: &str) -> io::Result<Life> {
         let scratch = self.scratch(name, None)?;
+        let began = now();
         let status = self.start(&scratch, &["--interval", "never"])?.wait()?;
-        Ok(Life { ending: ending(&scratch, status), scratch })
+        Ok(Life { ending: ending(&scratch, status), scratch, began, ended: now() })
     }
 
     /// Lives until the payload's end, evicted after every `every`, each in another directory.
@@ -115,6 +121,7 @@ impl<'a> Starter<'a> {
         let mut scratch = self.scratch(&life_name(number), Some(&spool))?;
         loop {
             let seen = lines(&scratch).len();
+            let began = now();
             let mut child = self.start(&scratch, &[])?;
             progress(&format!("eviction {} of {}", self.options.evictions - left, self.options.evictions));
             let status = if left > 0 { wait_at_most(&mut child, every)? } else { Some(child.wait()?) };
@@ -122,7 +129,7 @@ impl<'a> Starter<'a> {
                 Some(status) if is_checkpoint(of(status)) => ("interval", of(status)),
                 Some(status) => {
                     self.note(&scratch, seen, None, evictions);
-                    return Ok(Life { ending: ending(&scratch, status), scratch });
+                    return Ok(Life { ending: ending(&scratch, status), scratch, began, ended: now() });
                 }
                 None => {
                     left -= 1;
@@ -138,7 +145,7 @@ impl<'a> Starter<'a> {
                     (if self.options.hard { "hard" } else { "vacate" }, of(status))
                 }
             };
-            self.note(&scratch, seen, Some(why), evictions);
+            self.note(&scratch, seen, Some((why, began)), evictions);
             match why {
                 // Uploaded, then restarted in place.
                 "interval" => self.carry(&scratch, &spool)?,
@@ -149,7 +156,7 @@ impl<'a> Starter<'a> {
                                 "at the vacate the job ended by {ended} instead of saving itself{}",
                                 errors(&scratch)
                             );
-                            return Ok(Life { scratch, ending: Ending::Ours(words) });
+                            return Ok(Life { scratch, ending: Ending::Ours(words), began, ended: now() });
                         }
                         self.carry(&scratch, &spool)?;
                     }
@@ -161,15 +168,16 @@ impl<'a> Starter<'a> {
     }
 
     /// Reads what this life has added to the log.
-    fn note(&self, scratch: &Path, seen: usize, why: Option<&str>, evictions: &mut Vec<Eviction>) {
+    fn note(&self, scratch: &Path, seen: usize, why: Option<(&str, f64)>, evictions: &mut Vec<Eviction>) {
         let records: Vec<Record> = lines(scratch).iter().skip(seen).filter_map(|line| Record::parse(line)).collect();
         for record in &records {
             if let (Record::Restored { seconds, .. }, Some(last)) = (record, evictions.last_mut()) {
                 last.running_again_seconds = Some(*seconds);
             }
         }
-        let Some(why) = why else { return };
-        let mut eviction = Eviction { why: why.to_owned(), ..Eviction::default() };
+        let Some((why, began)) = why else { return };
+        let host = timeline::host(scratch);
+        let mut eviction = Eviction { why: why.to_owned(), began, ended: now(), host, ..Eviction::default() };
         for record in records {
             if let Record::Committed { generation, frozen_seconds, commit_seconds, bytes, .. } = record {
                 eviction.generation = Some(generation);
