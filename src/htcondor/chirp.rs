@@ -36,6 +36,8 @@ pub enum Attribute {
     Microarch(String),
     /// What the user should know.
     Warning(String),
+    /// In which attempt the payload ended by itself, see [`super::job::ENDED_ATTEMPT`].
+    EndedAttempt(i64),
 }
 
 impl Attribute {
@@ -49,6 +51,7 @@ impl Attribute {
             Attribute::LastCheckpointTime(time) => ("ChirpCriuLastCheckpointTime", time.to_string()),
             Attribute::Microarch(level) => ("ChirpCriuMicroarch", quoted(level)),
             Attribute::Warning(text) => ("ChirpCriuWarning", quoted(text)),
+            Attribute::EndedAttempt(attempt) => (super::job::ENDED_ATTEMPT, attempt.to_string()),
         }
     }
 }

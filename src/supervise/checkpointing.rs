@@ -212,6 +212,7 @@ impl Supervisor {
             created: 0.0,
             reason,
             job: launch.job.id(),
+            attempt: launch.job.attempt(),
             program: launch.program.clone(),
             condor_criu: env!("CARGO_PKG_VERSION").to_owned(),
             host: Host {

@@ -132,6 +132,10 @@ impl Supervisor {
         if !advice.is_empty() {
             chirp.tell(Attribute::Warning(advice.clone()));
         }
+        if job.told_of_an_end_in_this_attempt() {
+            // HTCondor took it for an eviction, and the payload goes on from before it.
+            chirp.tell(Attribute::EndedAttempt(-1));
+        }
         if let Some(microarch) = job.machine.as_ref().and_then(|ad| ad.string("Microarch")) {
             chirp.tell(Attribute::Microarch(microarch));
         }
