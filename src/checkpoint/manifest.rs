@@ -149,6 +149,9 @@ pub struct Cost {
     pub frozen_seconds: f64,
     /// Resident memory of the payload when the dump began, in bytes.
     pub resident_bytes: u64,
+    /// How much work the packing was, relative to none.
+    #[serde(default)]
+    pub effort: Option<f64>,
 }
 
 /// Over all generations.

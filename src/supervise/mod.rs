@@ -19,6 +19,7 @@ pub mod save;
 mod signals;
 mod streams;
 mod supervisor;
+pub mod window;
 
 use signal_hook::iterator::Signals;
 

@@ -89,6 +89,8 @@ pub(super) struct Supervisor {
     pub(super) failures: u32,
     /// Resident memory of the payload when the last dump began, in bytes.
     pub(super) resident: u64,
+    /// How much work its packing is, see [`super::window::effort`].
+    pub(super) effort: f64,
     /// When the dump began, in seconds since the epoch, if this is its restart in place.
     pub(super) in_place_since: Option<f64>,
     running_since: Option<Instant>,
@@ -167,6 +169,7 @@ impl Supervisor {
             vacate: None,
             failures: 0,
             resident: 0,
+            effort: 1.0,
             in_place_since: None,
             running_since: None,
             started: Instant::now(),
