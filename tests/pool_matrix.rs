@@ -282,11 +282,11 @@ fn arrived(pool: &Pool, count: &Counting<'_>) -> u64 {
     const FIND: &str = "cat /var/spool/condor/*/*/cluster\"$1\".proc0.subproc0/condor-criu.log";
     let found = pool.exec(Host::Ap, "root", &["sh", "-c", FIND, "sh", count.job.id()]);
     let log = String::from_utf8_lossy(&found.stdout).into_owned();
-    let committed = log.lines().filter_map(Record::parse).filter_map(|record| match record {
+    let mut committed = log.lines().filter_map(Record::parse).filter_map(|record| match record {
         Record::Committed { generation, .. } => Some(generation),
         _ => None,
     });
-    committed.last().unwrap_or(0)
+    committed.next_back().unwrap_or(0)
 }
 
 fn slow_network(pool: &Pool, host: Host) {
