@@ -1,12 +1,12 @@
-//! What happens to execution points, on real pools that are made for it: they are switched off, killed, cut off. The job
-//! goes on from the newest checkpoint that has reached the access point.
+//! What an administrator does to execution points, and many evictions, on real pools that are made for it. `pool_matrix` has the events that
+//! no job survives in place.
 
 mod common;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::count::{Count, Counting, PATIENCE, commits, restores};
+use common::count::{Count, PATIENCE, commits, restores};
 use common::job::{Condition, State};
 use common::pool::{Host, Pool, Series, with_both_series};
 
@@ -15,18 +15,9 @@ with_both_series!(
     the_pilot_is_told_to_end,
     the_startd_asks_for_checkpoints,
     a_claim_is_worn_out,
-    switched_off_fast_while_uploading_and_restoring,
-    killed_while_uploading_and_restoring,
-    all_of_an_execution_point_is_killed,
-    a_host_dies,
-    the_cable_is_out_for_half_a_minute,
-    the_cable_is_out_for_longer_than_the_lease,
     ten_evictions_in_a_row,
     twenty_jobs_and_random_evictions,
 );
-
-/// A lease of so many seconds; the default means half an hour.
-const LEASE: &str = "job_lease_duration = 30";
 
 /// Longer than a lease, and than all timeouts of the pool together.
 const LONG_PATIENCE: Duration = Duration::from_secs(400);
@@ -90,92 +81,6 @@ fn a_claim_is_worn_out(series: Series) {
     }
 }
 
-fn switched_off_fast_while_uploading_and_restoring(series: Series) {
-    let Some(pool) = &long(series) else { return };
-    let count = heavy().first_on(Host::Ep1).submit(pool);
-    count.job.wait_for(Condition::Uploads(1), PATIENCE);
-    count.job.wait_for(Condition::Uploading, PATIENCE);
-    // The starter may first finish what it is sending: nothing is lost by that.
-    condor(pool, Host::Ep1, &["condor_off", "-startd", "-fast"]);
-    count.job.wait_for(Condition::RunningOn(Host::Ep2), LONG_PATIENCE);
-    condor(pool, Host::Ep2, &["condor_off", "-startd", "-fast"]);
-    condor(pool, Host::Ep1, &["condor_on", "-startd"]);
-    count.job.wait_for(Condition::RunningOn(Host::Ep1), LONG_PATIENCE);
-    never_from_the_beginning(&count);
-}
-
-fn killed_while_uploading_and_restoring(series: Series) {
-    let Some(pool) = &long(series) else { return };
-    let count = heavy().with(LEASE).first_on(Host::Ep1).submit(pool);
-    count.job.wait_for(Condition::Uploads(1), PATIENCE);
-    count.job.wait_for(Condition::Uploading, PATIENCE);
-    pool.exec(Host::Ep1, "root", &["sh", "-c", "kill -9 -1"]);
-    count.job.wait_for(Condition::RunningOn(Host::Ep2), LONG_PATIENCE);
-    pool.exec(Host::Ep2, "root", &["sh", "-c", "kill -9 -1"]);
-    // Otherwise this would show nothing.
-    assert_eq!(cut_uploads(&count), 1, "the upload was over before the kill");
-    let log = count.job.scratch(Host::Ep2, "condor-criu.log").unwrap_or_default();
-    let last = log.rsplit("INFO starting").next().unwrap_or_default();
-    assert!(!last.contains("the payload runs again"), "the restore was over before the kill: {log}");
-    pool.kill(Host::Ep1);
-    pool.start(Host::Ep1);
-    count.job.wait_for(Condition::RunningOn(Host::Ep1), LONG_PATIENCE);
-    never_from_the_beginning(&count);
-}
-
-fn all_of_an_execution_point_is_killed(series: Series) {
-    let Some(pool) = &long(series) else { return };
-    for host in [Host::Ep1, Host::Ep2] {
-        let count = Count::to(150).with(LEASE).flags("--interval 2s").first_on(host).submit(pool);
-        count.job.wait_for(Condition::Uploads(2), PATIENCE);
-        // Everything but the host's own pid 1 and this.
-        pool.exec(host, "root", &["sh", "-c", "kill -9 -1"]);
-        count.job.wait_for(Condition::RunningOn(host.other()), LONG_PATIENCE);
-        goes_on_from_a_periodic_checkpoint(&count);
-        pool.kill(host);
-        pool.start(host);
-    }
-}
-
-fn a_host_dies(series: Series) {
-    let Some(pool) = &long(series) else { return };
-    for host in [Host::Ep1, Host::Ep2] {
-        let count = Count::to(150).with(LEASE).flags("--interval 2s").first_on(host).submit(pool);
-        count.job.wait_for(Condition::Uploads(2), PATIENCE);
-        pool.kill(host);
-        count.job.wait_for(Condition::RunningOn(host.other()), LONG_PATIENCE);
-        goes_on_from_a_periodic_checkpoint(&count);
-        pool.start(host);
-    }
-}
-
-fn the_cable_is_out_for_half_a_minute(series: Series) {
-    let Some(pool) = &long(series) else { return };
-    for host in [Host::Ep1, Host::Ep2] {
-        let count = Count::to(900).with("job_lease_duration = 120").flags("--interval 10s").first_on(host).submit(pool);
-        count.job.wait_for(Condition::Uploads(1), PATIENCE);
-        pool.cable_out(host);
-        sleep(Duration::from_secs(30));
-        pool.cable_in(host);
-        count.job.wait_for(Condition::Done, LONG_PATIENCE);
-        count.ends_well();
-    }
-}
-
-fn the_cable_is_out_for_longer_than_the_lease(series: Series) {
-    let Some(pool) = &long(series) else { return };
-    for host in [Host::Ep1, Host::Ep2] {
-        let count = Count::to(400).with(LEASE).flags("--interval 4s").first_on(host).submit(pool);
-        count.job.wait_for(Condition::Uploads(1), PATIENCE);
-        pool.cable_out(host);
-        count.job.wait_for(Condition::RunningOn(host.other()), LONG_PATIENCE);
-        // The job may still be alive at the other end, and must not disturb the one that goes on.
-        pool.cable_in(host);
-        count.job.wait_for(Condition::Done, LONG_PATIENCE);
-        goes_on_from_a_periodic_checkpoint(&count);
-    }
-}
-
 fn ten_evictions_in_a_row(series: Series) {
     let Some(pool) = &long(series) else { return };
     let count = Count::to(260).submit(pool);
@@ -222,38 +127,6 @@ fn twenty_jobs_and_random_evictions(series: Series) {
 /// A pool, if what takes minutes is wanted.
 fn long(series: Series) -> Option<Pool> {
     common::long::wanted().then(|| Pool::up(series))
-}
-
-/// Enough memory for a transfer to be hit, with checkpoints in place.
-fn heavy() -> Count {
-    Count::to(400).heavy(200).flags("--interval 4s")
-}
-
-/// Uploads that began and never ended.
-fn cut_uploads(count: &Counting<'_>) -> usize {
-    let events = count.job.events();
-    let uploads = |what: &str| {
-        let line = format!("{what} transferring output files");
-        events.iter().filter(|event| event.code == 40 && event.text.contains(&line)).count()
-    };
-    uploads("Started") - uploads("Finished")
-}
-
-/// The log is carried with each checkpoint, so that it tells how often the program began.
-#[track_caller]
-fn never_from_the_beginning(count: &Counting<'_>) {
-    count.job.wait_for(Condition::Done, LONG_PATIENCE);
-    goes_on_from_a_periodic_checkpoint(count);
-    let log = count.log();
-    let began = log.lines().filter(|line| line.contains("the payload runs") && !line.contains("runs again"));
-    assert_eq!(began.count(), 1, "{log}");
-}
-
-#[track_caller]
-fn goes_on_from_a_periodic_checkpoint(count: &Counting<'_>) {
-    let records = count.ends_well();
-    assert_eq!(commits(&records, "vacate"), 0, "{records:#?}");
-    assert!(commits(&records, "interval") >= 2, "{records:#?}");
 }
 
 /// One of HTCondor's commands to the master of an execution point, as its administrator gives it there: the access point

@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::count::{Count, PATIENCE, SUBMIT, commits, restores};
-use common::job::{Condition, File};
+use common::count::{Count, PATIENCE, commits, restores};
+use common::job::Condition;
 use common::pool::{Pool, on_both_series};
 
 on_both_series!(
@@ -15,7 +15,6 @@ on_both_series!(
     death_by_a_signal,
     death_by_a_signal_after_a_restore,
     the_checkpoint_code_of_the_payload_itself,
-    a_script_s_exact_output_over_two_vacates,
 );
 
 fn periodic_checkpoints_in_place(pool: &Pool) {
@@ -91,25 +90,4 @@ fn the_checkpoint_code_of_the_payload_itself(pool: &Pool) {
     count.output_is_whole();
     assert_eq!(count.job.history().exit_code, Some(1), "{}", count.log());
     assert!(count.log().contains("the payload's own exit code 85"), "{}", count.log());
-}
-
-/// The scenario of HTCondor's own test of self-checkpointing jobs, with a script that knows nothing of checkpoints.
-fn a_script_s_exact_output_over_two_vacates(pool: &Pool) {
-    const SCRIPT: &str = "#!/bin/sh\n\
-        echo begin\necho began >&2\necho early >early\nn=0\nwhile [ $n -lt 90 ]; do sleep 0.1; n=$((n + 1)); echo \"$n of 90\"; done\necho end\n";
-    let text = format!(
-        "{SUBMIT}arguments = run --criu /opt/criu --interval 3s -- ./script\n\
-         transfer_input_files = script\noutput = script.out\n"
-    );
-    let job = pool.submit(&text, &[File::program("script", SCRIPT)]);
-    for (starts, line) in [(2, "30 of 90\n"), (3, "60 of 90\n")] {
-        job.wait_for(Condition::Scratch("_condor_stdout", line.into()), PATIENCE);
-        job.vacate();
-        job.wait_for(Condition::Starts(starts), PATIENCE);
-    }
-    job.wait_for(Condition::Done, PATIENCE);
-    let lines: String = (1..=90).map(|number| format!("{number} of 90\n")).collect();
-    assert_eq!(job.read("script.out"), format!("begin\n{lines}end\n"), "{}", job.read("condor-criu.log"));
-    assert_eq!((job.history().exit_code, job.read("job.err").as_str()), (Some(0), "began\n"));
-    assert_eq!(job.read("early"), "early\n");
 }

@@ -23,6 +23,9 @@ pub struct EndRecord {
     pub condor_criu_job: String,
     /// How the payload ended.
     pub ended: Ended,
+    /// In which attempt, see `Job::attempt`.
+    #[serde(default)]
+    pub attempt: i64,
 }
 
 impl EndRecord {
@@ -54,7 +57,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         assert_eq!(EndRecord::read(&path), None);
-        let record = EndRecord { condor_criu_job: "ap#1.0#5".into(), ended: Ended::Signaled(11) };
+        let record = EndRecord { condor_criu_job: "ap#1.0#5".into(), ended: Ended::Signaled(11), attempt: 2 };
         for before in ["", "a line\n", &"long line ".repeat(1000), "half a line"] {
             fs::write(&path, before).unwrap();
             assert_eq!(EndRecord::read(&path), None, "{before}");

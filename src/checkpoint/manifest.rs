@@ -50,6 +50,9 @@ pub struct Manifest {
     pub reason: Reason,
     /// `cluster.proc`, if HTCondor said so.
     pub job: Option<String>,
+    /// In which attempt, as HTCondor counts them (`NumJobCompletions`).
+    #[serde(default)]
+    pub attempt: i64,
     /// Name of the program, without its arguments, which may hold secrets.
     pub program: String,
     /// Our version.
@@ -174,6 +177,9 @@ pub struct Cost {
     pub frozen_seconds: f64,
     /// Resident memory of the payload when the dump began, in bytes.
     pub resident_bytes: u64,
+    /// How much work the packing was, relative to none.
+    #[serde(default)]
+    pub effort: Option<f64>,
 }
 
 /// Over all generations.
@@ -214,6 +220,7 @@ mod tests {
             created: 1.5,
             reason: Reason::Vacate,
             job: Some("1.0".into()),
+            attempt: 0,
             program: "sim".into(),
             condor_criu: "0.1.0".into(),
             host: Host {

@@ -38,6 +38,8 @@ pub enum Attribute {
     RefusedBy(String),
     /// What the user should know.
     Warning(String),
+    /// In which attempt the payload ended by itself, see [`super::job::ENDED_ATTEMPT`].
+    EndedAttempt(i64),
 }
 
 impl Attribute {
@@ -52,6 +54,7 @@ impl Attribute {
             Attribute::Microarch(level) => ("ChirpCriuMicroarch", quoted(level)),
             Attribute::RefusedBy(machine) => ("ChirpCriuRefusedBy", quoted(machine)),
             Attribute::Warning(text) => ("ChirpCriuWarning", quoted(text)),
+            Attribute::EndedAttempt(attempt) => (super::job::ENDED_ATTEMPT, attempt.to_string()),
         }
     }
 }

@@ -8,6 +8,10 @@ use nix::sys::signal::Signal;
 
 use super::ClassAd;
 
+/// The attribute by which we tell the queue, and the next start, in which attempt the payload last ended by itself. Without it an
+/// exit with 75 and a payload's own end look the same to the next start: evictions overwrite `ExitCode`, and 25.14 has no `ToE`.
+pub const ENDED_ATTEMPT: &str = "ChirpCriuEndedAttempt";
+
 /// What the starter told this job.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -76,6 +80,24 @@ impl Job {
         self.ad.as_ref()?.string("GlobalJobId").or_else(|| self.id())
     }
 
+    /// Which attempt this is: how often HTCondor has seen the job end by itself so far (`NumJobCompletions`, which evictions do not
+    /// change; measured on 23.9 and 25.14). An exit with 75 counts there, too.
+    pub fn attempt(&self) -> i64 {
+        self.ad.as_ref().and_then(|ad| ad.integer("NumJobCompletions")).unwrap_or(0)
+    }
+
+    /// Whether what was written in that attempt is of one that has ended by itself and was not the last: a policy (`max_retries`)
+    /// runs the job again. An end that HTCondor took for an eviction is none: it has not counted it.
+    pub fn is_retry_of(&self, attempt: i64) -> bool {
+        let ended = self.ad.as_ref().and_then(|ad| ad.integer(ENDED_ATTEMPT));
+        ended.is_some_and(|ended| attempt <= ended && ended < self.attempt())
+    }
+
+    /// Whether the queue has been told of an end in this very attempt.
+    pub fn told_of_an_end_in_this_attempt(&self) -> bool {
+        self.ad.as_ref().and_then(|ad| ad.integer(ENDED_ATTEMPT)) == Some(self.attempt())
+    }
+
     /// `cluster.proc`, if the ad has them.
     pub fn id(&self) -> Option<String> {
         let ad = self.ad.as_ref()?;
@@ -114,6 +136,19 @@ mod tests {
         assert_eq!((code(77), code(0), code(256)), (Some(77), None, None));
         assert_eq!(job("SuccessCheckpointExitCode = 77").checkpoint_code(), None);
         assert_eq!(job("WantFTOnCheckpoint = true").checkpoint_code(), None);
+    }
+
+    #[test]
+    fn a_retry_is_what_htcondor_has_counted_and_we_have_told() {
+        let retry = |ad: &str| job(ad).is_retry_of(1);
+        assert!(retry("NumJobCompletions = 2\nChirpCriuEndedAttempt = 1"));
+        assert!(retry("NumJobCompletions = 4\nChirpCriuEndedAttempt = 3"));
+        // Nobody has told: the end that was counted may have been a 75.
+        assert!(!retry("NumJobCompletions = 2"));
+        // Told, and taken for an eviction.
+        assert!(!retry("NumJobCompletions = 1\nChirpCriuEndedAttempt = 1"));
+        // It is of a later attempt than the one that ended.
+        assert!(!retry("NumJobCompletions = 2\nChirpCriuEndedAttempt = 0"));
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::carry;
 use super::events::Event;
-use super::policy::{self, Fit};
+use super::policy;
 use super::save::{self, Committed, Saving};
 use super::streams::{self, Stream};
 use super::supervisor::{State, Step, Supervisor, patience};
+use super::window::{self, Fit, Last};
 use crate::checkpoint::Reason;
 use crate::checkpoint::archive::Compression;
 use crate::checkpoint::manifest::{self, Cost, History, Host, Inner, Manifest, Processor};
@@ -82,26 +83,32 @@ impl Supervisor {
         if reason != Reason::Vacate {
             return Some(set);
         }
-        let window = vacate_window(&self.launch.job);
-        let last = self.last_cost.map(|cost| (cost.resident_bytes, cost.frozen_seconds));
-        match policy::fits(resident, last, window) {
-            Fit::Well => Some(set),
-            Fit::Barely if set == Compression::Auto => {
-                tracing::warn!("the vacate leaves {} s: saving without compression", window.as_secs());
-                Some(Compression::None)
-            }
-            Fit::Barely => Some(set),
+        let time = vacate_window(&self.launch.job);
+        let last = self.last_cost.map(|cost| Last {
+            resident: cost.resident_bytes,
+            seconds: cost.frozen_seconds,
+            effort: cost.effort,
+            upload: self.history.gap_seconds.map(|gap| (gap - cost.frozen_seconds).max(0.0)),
+        });
+        let compression = match window::fit(resident, set, last, time) {
+            Fit::Save(compression) => compression,
             Fit::Not(missing) if self.generation > 0 => {
                 self.warn(format!(
-                    "a checkpoint needs {} s more than the {} s that a vacate leaves: generation {} stands; raise job_max_vacate_time",
-                    missing.as_secs(),
-                    window.as_secs(),
+                    "a checkpoint needs {:.1} s more than the {} s that a vacate leaves: generation {} stands; raise \
+                     job_max_vacate_time",
+                    missing.as_secs_f64(),
+                    time.as_secs(),
                     self.generation
                 ));
-                None
+                return None;
             }
-            Fit::Not(_) => Some(if set == Compression::Auto { Compression::None } else { set }),
+            // There is nothing to lose.
+            Fit::Not(_) => window::quickest(set),
+        };
+        if compression != set {
+            tracing::warn!(?compression, "a vacate leaves {} s: saving with less compression", time.as_secs());
         }
+        Some(compression)
     }
 
     /// Begins a dump.
@@ -135,6 +142,7 @@ impl Supervisor {
         self.relays.pause();
         self.state = State::Dumping { reason, began };
         self.resident = resident;
+        self.effort = window::effort(compression);
         self.deadline = Some(began + self.launch.settings.dump_timeout.unwrap_or_else(|| patience(resident)));
         let args = self.with_places(|places| command::dump(places, self.launch.plan.network, tree.root));
         self.tell_init(&Request::Criu { job: CriuJob::Dump, args });
@@ -213,6 +221,7 @@ impl Supervisor {
             created: 0.0,
             reason,
             job: launch.job.id(),
+            attempt: launch.job.attempt(),
             program: launch.program.clone(),
             condor_criu: env!("CARGO_PKG_VERSION").to_owned(),
             host: Host {
@@ -241,7 +250,7 @@ impl Supervisor {
                 &launch.settings.carry_files,
             ),
             finished: None,
-            cost: Cost { resident_bytes: self.resident, ..Cost::default() },
+            cost: Cost { resident_bytes: self.resident, effort: Some(self.effort), ..Cost::default() },
             history: History { run_seconds: self.history.run_seconds + self.ran(), ..self.history },
         };
         Ok(save::Stopped {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::unistd::{getegid, geteuid};
 
+use super::afresh;
 use super::bring_back::{self, Opened};
 use super::streams::{self, Stream};
 use super::{carry, environment, journal, placeholders};
@@ -110,12 +111,20 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     journal::open(&job.scratch, settings.log_level).map_err(unwritable)?;
     journal::say_where(&job, &settings);
     placeholders::remove(&job);
-    if let Some(record) = told.filter(|record| job.unique_id().as_ref() == Some(&record.condor_criu_job)) {
+    let told = told.filter(|record| job.unique_id().as_ref() == Some(&record.condor_criu_job));
+    let told_before = told.as_ref().is_some_and(|record| job.is_retry_of(record.attempt));
+    if let Some(record) = told.filter(|_| !told_before) {
         tracing::info!("the payload had ended by {} when the job was taken away", record.ended);
         return Ok(Prepared::Ended(record));
     }
 
-    let opened = bring_back::open(&checkpoint)?.map(Arc::new);
+    let streams = streams::of_this_process(&job.scratch);
+    let mut opened = bring_back::open(&checkpoint)?.map(Arc::new);
+    let of_before = opened.as_ref().is_some_and(|opened| job.is_retry_of(opened.manifest.attempt));
+    if of_before || (told_before && opened.is_none()) {
+        afresh::begin(&job, &checkpoint, opened.as_deref(), &streams)?;
+        opened = None;
+    }
     let state_dir = job.scratch.join(STATE_DIR);
     make_state_dir(&state_dir).map_err(unwritable)?;
     let criu = criu::find(settings.criu.as_deref(), &job.scratch, &state_dir.join("criu")).map_err(|error| {
@@ -133,7 +142,6 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         );
     }
 
-    let streams = streams::of_this_process(&job.scratch);
     let stream_files = streams.iter().filter_map(|stream| match stream {
         // stdin is an input like any other
         Stream::File(path) => Some(path.as_path()),

@@ -4,6 +4,7 @@
 //! ([`events`]) with one enum of states, until there is an exit status. [`save`] and [`bring_back`] do the long work in
 //! threads, [`policy`] says when.
 
+mod afresh;
 pub mod bring_back;
 mod carry;
 mod checkpointing;
@@ -19,6 +20,7 @@ pub mod save;
 mod signals;
 mod streams;
 mod supervisor;
+pub mod window;
 
 use signal_hook::iterator::Signals;
 
@@ -59,8 +61,11 @@ pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
         }
     }
     // In a vacate the signal may have been passed on, and the end is not the payload's own.
-    if let (Ok(Exit::Payload(ended)), false) = (&result, vacated) {
-        tell_the_end(&job, *ended);
+    match &result {
+        _ if vacated => {}
+        Ok(Exit::Payload(ended)) => tell_the_end(&job, Some(*ended)),
+        Ok(Exit::AmbiguousCode) => tell_the_end(&job, None),
+        _ => {}
     }
     result
 }
@@ -76,10 +81,15 @@ fn tell_the_pool(job: &Job, failure: &Failure) {
     chirp.finish();
 }
 
-/// The last line of the log, under HTCondor: should this turn out to be a vacate, the next start reads it.
-fn tell_the_end(job: &Job, ended: Ended) {
+/// Under HTCondor: should a policy run the job again, the next start finds in the job ad that this attempt has ended. And with
+/// the payload's own status the last line of the log: should this turn out to be a vacate, the next start reads it.
+fn tell_the_end(job: &Job, ended: Option<Ended>) {
     let Some(id) = job.unique_id() else { return };
-    let record = EndRecord { condor_criu_job: id, ended };
+    let mut chirp = Chirp::start(job.chirp_config(), false);
+    chirp.tell(Attribute::EndedAttempt(job.attempt()));
+    chirp.finish();
+    let Some(ended) = ended else { return };
+    let record = EndRecord { condor_criu_job: id, ended, attempt: job.attempt() };
     if let Err(error) = record.append(&job.scratch.join(journal::NAME)) {
         tracing::warn!("cannot tell the payload's end: {error}");
     }

@@ -56,34 +56,6 @@ pub fn margin(cost: Duration) -> Duration {
     cost * 2 + UPLOAD
 }
 
-/// Whether a checkpoint fits into what a vacate leaves.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Fit {
-    /// With room for the upload.
-    Well,
-    /// Only without compression.
-    Barely,
-    /// Not at all; this much is missing.
-    Not(Duration),
-}
-
-/// By the memory and the measured speed of the last checkpoint: `last` is its resident memory in bytes and the seconds that it
-/// took. Half of the window is the upload's.
-pub fn fits(resident: u64, last: Option<(u64, f64)>, window: Duration) -> Fit {
-    /// Of the time with compression; measured (criu-facts, section 8: 1 GiB of doubles, 1.04 s of 2.38 s).
-    const WITHOUT_COMPRESSION: f64 = 0.5;
-    let Some((bytes, seconds)) = last.filter(|(bytes, seconds)| *bytes > 0 && *seconds > 0.0) else { return Fit::Well };
-    let estimate = resident as f64 * seconds / bytes as f64;
-    let window = window.as_secs_f64();
-    if estimate <= window / 2.0 {
-        Fit::Well
-    } else if estimate * WITHOUT_COMPRESSION <= window {
-        Fit::Barely
-    } else {
-        Fit::Not(Duration::from_secs_f64((estimate * WITHOUT_COMPRESSION - window).min(1e9)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,15 +83,6 @@ mod tests {
         );
         assert_eq!(known_end(&ClassAd::parse("GLIDEIN_ToDie = 1000")), Some(1000.0));
         assert_eq!(known_end(&ClassAd::parse("MaxJobRetirementTime = 100")), None);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_known_by_the_last_one() {
-        let window = Duration::from_secs(60);
-        assert_eq!(fits(1 << 40, None, window), Fit::Well);
-        assert_eq!(fits(1_000, Some((1_000, 20.0)), window), Fit::Well);
-        assert_eq!(fits(2_000, Some((1_000, 40.0)), window), Fit::Barely);
-        assert_eq!(fits(4_000, Some((1_000, 40.0)), window), Fit::Not(Duration::from_secs(20)));
     }
 
     #[test]

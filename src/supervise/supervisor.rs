@@ -90,6 +90,8 @@ pub(super) struct Supervisor {
     pub(super) failures: u32,
     /// Resident memory of the payload when the last dump began, in bytes.
     pub(super) resident: u64,
+    /// How much work its packing is, see [`super::window::effort`].
+    pub(super) effort: f64,
     /// When the dump began, in seconds since the epoch, if this is its restart in place.
     pub(super) in_place_since: Option<f64>,
     running_since: Option<Instant>,
@@ -134,6 +136,10 @@ impl Supervisor {
             chirp.tell(Attribute::Warning(advice.clone()));
         }
         chirp.tell(Attribute::Microarch(cpu::level(&launch.cpu.needs).microarch()));
+        if job.told_of_an_end_in_this_attempt() {
+            // HTCondor took it for an eviction, and the payload goes on from before it.
+            chirp.tell(Attribute::EndedAttempt(-1));
+        }
         let generation = launch.opened.as_ref().map_or(0, |opened| opened.manifest.generation);
         Ok(Supervisor {
             launch,
@@ -162,6 +168,7 @@ impl Supervisor {
             vacate: None,
             failures: 0,
             resident: 0,
+            effort: 1.0,
             in_place_since: None,
             running_since: None,
             started: Instant::now(),

@@ -36,6 +36,7 @@ pub struct Count {
     lines: String,
     outputs: Option<&'static str>,
     megabytes: usize,
+    criu: Option<(&'static str, &'static str)>,
 }
 
 impl Count {
@@ -50,6 +51,7 @@ impl Count {
             lines: SUBMIT.to_owned(),
             outputs: Some("results,sums,late"),
             megabytes: 0,
+            criu: None,
         }
     }
 
@@ -77,6 +79,11 @@ impl Count {
         self
     }
 
+    /// With this script as criu.
+    pub fn bringing_criu(self, name: &'static str, script: &'static str) -> Count {
+        Count { criu: Some((name, script)), ..self }
+    }
+
     /// Another exit code, or the signal (`SEGV`) that it dies by.
     pub fn ending(self, end: &'static str) -> Count {
         Count { end, ..self }
@@ -102,17 +109,25 @@ impl Count {
     /// Submits it.
     #[track_caller]
     pub fn submit(self, pool: &Pool) -> Counting<'_> {
-        let Count { steps, end, flags, program, place, mut lines, outputs, megabytes } = self;
+        let Count { steps, end, flags, program, place, mut lines, outputs, megabytes, criu } = self;
         let compression = if megabytes > 0 { "--compression none" } else { "" };
         let file = place.split('/').next().unwrap_or(place);
-        lines += &format!("transfer_input_files = {file}\n");
+        let mut files = vec![File::program(place, include_str!("../payloads/count"))];
+        lines += &format!("transfer_input_files = {file}");
+        let mut criu_path = "/opt/criu".to_owned();
+        if let Some((name, script)) = criu {
+            files.push(File::program(name, script));
+            lines += &format!(",{name}");
+            criu_path = format!("./{name}");
+        }
+        lines += "\n";
         if let Some(outputs) = outputs {
             lines += &format!("transfer_output_files = {outputs},{CHECKPOINT},condor-criu.log\n");
         }
         lines += &format!(
-            "arguments = run --criu /opt/criu {compression} {flags} -- {program} {steps} {PACE} {end} {megabytes}\n"
+            "arguments = run --criu {criu_path} {compression} {flags} -- {program} {steps} {PACE} {end} {megabytes}\n"
         );
-        let job = pool.submit(&lines, &[File::program(place, include_str!("../payloads/count"))]);
+        let job = pool.submit(&lines, &files);
         Counting { job, steps, end, deep: outputs.is_some() }
     }
 }

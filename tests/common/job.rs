@@ -38,6 +38,11 @@ impl File {
         File { name: name.into(), contents: contents.into(), mode: 0o644 }
     }
 
+    /// A token: HTCondor takes none that others can read.
+    pub fn secret(name: &str, contents: impl Into<Vec<u8>>) -> File {
+        File { name: name.into(), contents: contents.into(), mode: 0o600 }
+    }
+
     /// A script or a program.
     pub fn program(name: &str, contents: impl Into<Vec<u8>>) -> File {
         File { name: name.into(), contents: contents.into(), mode: 0o755 }
@@ -227,7 +232,7 @@ impl<'p> Job<'p> {
             Condition::RunningOn(host) => *state == State::Running(*host),
             Condition::Starts(count) => self.count(|event| event.code == 1) >= *count,
             Condition::Uploads(count) => self.uploads("Finished") >= *count,
-            Condition::Uploading => self.uploads("Started") > self.uploads("Finished"),
+            Condition::Uploading => self.is_uploading(),
             Condition::Scratch(file, text) => match state {
                 State::Running(host) => self.scratch(*host, file).is_some_and(|found| found.contains(text.as_str())),
                 _ => false,
@@ -237,6 +242,13 @@ impl<'p> Job<'p> {
             Condition::Done => *state == State::Done,
             Condition::Removed => *state == State::Removed,
         }
+    }
+
+    /// Whether an upload is under way; one that was cut off is none.
+    pub fn is_uploading(&self) -> bool {
+        let events = self.events();
+        let last = events.iter().rev().find(|event| matches!(event.code, 1 | 4 | 22 | 24 | 40));
+        last.is_some_and(|event| event.code == 40 && event.text.contains("Started transferring output files"))
     }
 
     fn uploads(&self, what: &str) -> usize {
@@ -258,7 +270,7 @@ impl<'p> Job<'p> {
 
     /// A file of its scratch directory on a host as it is now, such as `_condor_stdout`.
     pub fn scratch(&self, host: Host, file: &str) -> Option<String> {
-        const FIND: &str = r#"for dir in "$1"/dir_* "$1"/dir_*/scratch; do
+        const FIND: &str = r#"for dir in $(ls -dt "$1"/dir_* "$1"/dir_*/scratch 2>/dev/null); do
             grep -qs "^ClusterId = $2\$" "$dir/.job.ad" && cat "$dir/$3" && exit
         done; exit 1"#;
         let found = self.pool.exec(host, "root", &["sh", "-c", FIND, "sh", host.execute(), &self.cluster, file]);
