@@ -81,6 +81,8 @@ pub enum Command {
 
 /// `condor-criu run`
 #[derive(Debug, Args)]
+// The last word counts, so that a flag can be added behind those of a user.
+#[command(args_override_self = true)]
 pub struct Run {
     /// The settings among the flags.
     #[command(flatten)]

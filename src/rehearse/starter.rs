@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -119,12 +119,14 @@ impl<'a> Starter<'a> {
         let mut number = 0;
         let mut left = self.options.evictions;
         let mut scratch = self.scratch(&life_name(number), Some(&spool))?;
+        // Restarts in place do not put an eviction off.
+        let mut due = Instant::now() + every;
         loop {
             let seen = lines(&scratch).len();
             let began = now();
             let mut child = self.start(&scratch, &[])?;
             progress(&format!("eviction {} of {}", self.options.evictions - left, self.options.evictions));
-            let status = if left > 0 { wait_at_most(&mut child, every)? } else { Some(child.wait()?) };
+            let status = if left > 0 { wait_until(&mut child, due)? } else { Some(child.wait()?) };
             let (why, ended) = match status {
                 Some(status) if is_checkpoint(of(status)) => ("interval", of(status)),
                 Some(status) => {
@@ -135,7 +137,7 @@ impl<'a> Starter<'a> {
                     left -= 1;
                     let signal = if self.options.hard { Signal::SIGKILL } else { self.options.signal };
                     kill(Pid::from_raw(child.id() as i32), signal)?;
-                    let status = match wait_at_most(&mut child, VACATE_TIME)? {
+                    let status = match wait_until(&mut child, Instant::now() + VACATE_TIME)? {
                         Some(status) => status,
                         None => {
                             child.kill()?;
@@ -161,6 +163,7 @@ impl<'a> Starter<'a> {
                         self.carry(&scratch, &spool)?;
                     }
                     number += 1;
+                    due = Instant::now() + every;
                     scratch = self.scratch(&life_name(number), Some(&spool))?;
                 }
             }
@@ -305,9 +308,8 @@ fn of(status: ExitStatus) -> Ended {
     status.signal().map_or_else(|| Ended::Exited(status.code().unwrap_or(0) as u8), Ended::Signaled)
 }
 
-/// Waits for the child, but not longer than `at_most`.
-fn wait_at_most(child: &mut Child, at_most: Duration) -> io::Result<Option<ExitStatus>> {
-    let deadline = std::time::Instant::now() + at_most;
+/// Waits for the child, but not beyond `deadline`.
+fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
     let signals = signal_hook::iterator::Signals::new([SIGCHLD])?;
     let (sender, ended) = crossbeam_channel::bounded(1);
     let handle = signals.handle();

@@ -36,7 +36,7 @@ pub(super) fn about(program: &str, options: &Options, differences: &[String], ev
 pub(super) fn jobs(peace: &Life, last: &Life, evictions: &[Eviction]) -> Vec<Job> {
     let undisturbed = job("uninterrupted", vec![stretch(peace)], peace);
     let mut stretches = Vec::new();
-    let mut saved = 0.0;
+    let (mut saved, mut since_eviction) = (0.0, 0.0);
     for eviction in evictions {
         let life = Stretch {
             kind: Kind::Running,
@@ -47,13 +47,15 @@ pub(super) fn jobs(peace: &Life, last: &Life, evictions: &[Eviction]) -> Vec<Job
         if let Some(before) = stretches.last().map(|last: &Stretch| last.to) {
             stretches.push(Stretch { kind: Kind::Transferring, from: before, to: life.from, host: None });
         }
-        // SIGKILL loses this life's work: what a life has saved ends it.
-        if eviction.why == "hard" {
-            stretches.push(Stretch { kind: Kind::Lost, ..life });
-        } else {
-            saved += if eviction.why == "vacate" { life.seconds() } else { 0.0 };
-            stretches.push(life);
+        // SIGKILL loses this life's work: what a life has saved ends it. Each eviction would have lost all since the one before.
+        if eviction.why != "hard" {
+            since_eviction += life.seconds();
         }
+        if eviction.why != "interval" {
+            saved += std::mem::take(&mut since_eviction);
+        }
+        let kind = if eviction.why == "hard" { Kind::Lost } else { Kind::Running };
+        stretches.push(Stretch { kind, ..life });
     }
     if let Some(before) = stretches.last().map(|last| last.to) {
         stretches.push(Stretch { kind: Kind::Transferring, from: before, to: last.began, host: None });

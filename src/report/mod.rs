@@ -8,13 +8,13 @@ pub mod page;
 mod plot;
 pub mod text;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use jiff::tz::TimeZone;
 
 use crate::exit::{Exit, Failure};
-use crate::htcondor::userlog;
+use crate::htcondor::userlog::{self, Event, JobId};
 use crate::supervise::journal;
 use model::{Checkpoint, Job, Sums};
 use page::About;
@@ -24,7 +24,8 @@ const HEAD: u64 = 4096;
 
 /// Writes the page about the jobs of these logs to `output`.
 pub fn report(logs: &[PathBuf], output: &Path) -> Result<Exit, Failure> {
-    let mut events = Vec::new();
+    let mut events: Vec<Event> = Vec::new();
+    let mut seen = HashMap::new();
     let mut own = BTreeSet::new();
     for path in logs {
         let cannot = |error| Failure::start(format!("cannot read {}", path.display()), error).with_exit(Exit::Negative);
@@ -43,10 +44,12 @@ pub fn report(logs: &[PathBuf], output: &Path) -> Result<Exit, Failure> {
             )
             .with_exit(Exit::Negative));
         }
-        events.extend(found);
+        events.extend(new_ones(found, &mut seen));
         // Where HTCondor puts it: beside the user log.
         own.extend(Some(path.with_file_name(journal::NAME)).filter(|path| path.is_file()));
     }
+    // Within a second, the order of the logs counts.
+    events.sort_by(|a, b| a.at.total_cmp(&b.at));
     let mut jobs = history::jobs(&events);
     add_checkpoints(&mut jobs, &own)?;
     let about = About { title: title(&jobs), words: told(&jobs), notes: NOTES.map(str::to_owned).into() };
@@ -61,6 +64,23 @@ pub fn report(logs: &[PathBuf], output: &Path) -> Result<Exit, Failure> {
         text::hours(sums.saved)
     );
     Ok(Exit::Success)
+}
+
+/// Those events of one log that no log before it had: a job of a DAG writes to its own log and to the DAG's.
+fn new_ones(found: Vec<Event>, seen: &mut HashMap<(JobId, u16, u64, String), usize>) -> Vec<Event> {
+    let mut here = HashMap::new();
+    let mut new = Vec::new();
+    for event in found {
+        let key = (event.job, event.code, event.at.to_bits(), event.text.clone());
+        let count = here.entry(key.clone()).or_insert(0_usize);
+        *count += 1;
+        let before = seen.entry(key).or_default();
+        if *count > *before {
+            *before = *count;
+            new.push(event);
+        }
+    }
+    new
 }
 
 const NOTES: [&str; 3] = [

@@ -201,6 +201,10 @@ fn in_words(job: &Job) -> String {
 
 fn clusters(html: &mut String, jobs: &[Job]) {
     let clusters = Sums::by_cluster(jobs);
+    // A cluster of one job says nothing that its timeline does not.
+    if clusters.len() == jobs.len() {
+        return;
+    }
     html.push_str(
         "<h2 id=\"clusters\">By cluster</h2>\n<div class=\"scroll\"><table>\n<thead><tr><th>cluster</th><th class=\"n\">jobs</th>\
          <th class=\"n\">done</th><th class=\"n\">evictions</th><th class=\"n\">cpu time counted</th><th class=\"n\">lost</th>\

@@ -19,11 +19,12 @@ pub fn escaped(text: &str) -> String {
     safe
 }
 
-/// Seconds as `0.4 s`, `12 s`, `5 min 3 s`, `2 h 5 min`, `3 d 4 h`.
+/// Seconds as `40 ms`, `0.4 s`, `12 s`, `5 min 3 s`, `2 h 5 min`, `3 d 4 h`.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
     match whole {
         0 if seconds <= 0.0 => "0 s".into(),
+        0 if seconds < 0.1 => format!("{:.0} ms", seconds * 1000.0),
         0..10 => format!("{seconds:.1} s"),
         10..60 => format!("{whole} s"),
         60..3600 => format!("{} min {} s", whole / 60, whole % 60),
@@ -87,8 +88,8 @@ mod tests {
     #[test]
     fn numbers_are_told_in_fitting_units() {
         assert_eq!(
-            [0.0, 0.44, 12.0, 303.0, 7500.0, 273_600.0].map(duration),
-            ["0 s", "0.4 s", "12 s", "5 min 3 s", "2 h 5 min", "3 d 4 h"]
+            [0.0, 0.041, 0.44, 12.0, 303.0, 7500.0, 273_600.0].map(duration),
+            ["0 s", "41 ms", "0.4 s", "12 s", "5 min 3 s", "2 h 5 min", "3 d 4 h"]
         );
         assert_eq!((hours(90.0), hours(5400.0)), ("90 cpu s".into(), "1.50 cpu h".into()));
         assert_eq!((bytes(999), bytes(1_234_567)), ("999 B".into(), "1.2 MB".into()));
