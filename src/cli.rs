@@ -54,6 +54,18 @@ pub enum Command {
         #[arg(short, long, value_name = "FILE.html")]
         output: PathBuf,
     },
+    /// Turn a submit file into a checkpointing one
+    Wrap {
+        /// The submit file; - for standard input
+        #[arg(value_name = "JOB.sub")]
+        submit: PathBuf,
+        /// Where to write the result [default: standard output]
+        #[arg(short, long, value_name = "OUT.sub")]
+        output: Option<PathBuf>,
+        /// The condor-criu that jobs are to run, a bundle for instance [default: this executable]
+        #[arg(long, value_name = "PATH")]
+        executable: Option<PathBuf>,
+    },
     /// What doctor and advertise save and restore
     #[command(hide = true)]
     Probe,

@@ -1,13 +1,13 @@
 //! From a parsed command line to the room that does it.
 
 use crate::checkpoint::inspect;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cli::{Cli, Command, Rehearse, Run};
 use crate::criu::{bundle, find};
 use crate::exit::{Ended, Exit, Failure};
 use crate::host::doctor::{self, Place, advertise::advertise};
-use crate::htcondor::Job;
+use crate::htcondor::{Job, submit};
 use crate::sandbox::probe;
 use crate::settings::{Layer, Settings};
 use crate::supervise::{self, RunOptions};
@@ -23,6 +23,7 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Advertise { settings } => advertise(&of_this_host(settings.layer())?),
         Command::Bundle { output, criu } => make_bundle(&output, criu.as_deref()),
         Command::Report { logs, output } => report::report(&logs, &output),
+        Command::Wrap { submit, output, executable } => wrap(&submit, output.as_deref(), executable),
         Command::Probe => probe::run()
             .map(|()| Exit::Payload(Ended::Exited(probe::WELL as u8)))
             .map_err(|why| Failure::start("the probe is not what it was", why).with_exit(Exit::Negative)),
@@ -75,6 +76,30 @@ fn make_bundle(output: &Path, criu: Option<&Path>) -> Result<Exit, Failure> {
         .map_err(|error| Failure::start(&*what, &error).with_remedy(error.remedy()))?;
     let made = bundle::make(&found, output).map_err(|error| Failure::start(&*what, error))?;
     println!("{}: {} bytes, CRIU {} in {} files", output.display(), made.bytes, found.version, made.parts);
+    Ok(Exit::Success)
+}
+
+fn wrap(submit: &Path, output: Option<&Path>, executable: Option<PathBuf>) -> Result<Exit, Failure> {
+    let what = format!("cannot wrap {}", submit.display());
+    let cannot = |error: std::io::Error| Failure::start(&*what, error).with_exit(Exit::Negative);
+    let text = if submit == Path::new("-") {
+        std::io::read_to_string(std::io::stdin()).map_err(cannot)?
+    } else {
+        std::fs::read_to_string(submit).map_err(cannot)?
+    };
+    let own = executable.is_none();
+    let executable = executable.map_or_else(std::env::current_exe, Ok).map_err(cannot)?;
+    let wrapped = submit::wrap(&text, &executable.to_string_lossy())
+        .map_err(|refused| Failure::start(&*what, &refused).with_remedy(refused.remedy).with_exit(Exit::Negative))?;
+    match output {
+        Some(path) => std::fs::write(path, wrapped).map_err(cannot)?,
+        None => print!("{wrapped}"),
+    }
+    if own && !bundle::carried() {
+        eprintln!(
+            "note: this condor-criu carries no CRIU: execution points must have one; or make a bundle and name it with --executable"
+        );
+    }
     Ok(Exit::Success)
 }
 

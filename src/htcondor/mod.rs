@@ -4,6 +4,7 @@ pub mod advice;
 pub mod chirp;
 pub mod classad;
 pub mod job;
+pub mod submit;
 pub mod userlog;
 
 pub use classad::ClassAd;
