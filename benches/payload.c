@@ -86,7 +86,7 @@ static pid_t lammps(const char *cells) {
         text[out ? fread(text, 1, sizeof text - 1, out) : 0] = 0;
         if (out) fclose(out);
         char *steps = strstr(text, "Step");
-        if (steps && strstr(steps, "\n         2 ")) return child;
+        if (steps && strstr(steps, "\n       2 ")) return child;
         if (waitpid(child, NULL, WNOHANG) == child) exit(7);
     }
 }

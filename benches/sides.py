@@ -159,7 +159,9 @@ class Setting:
                 os.chown(stream.fileno(), USER, USER)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("CONDOR_CRIU_")}
         environment["_CONDOR_SCRATCH_DIR"] = scratch
-        command = [self.binary, "run", "--criu", self.criu, "--interval", "never", "--", "./payload", *words]
+        # LAMMPS listens on ports of its own, for MPI, which must be free where it comes back.
+        network = "private" if words[0] == "lammps" else "auto"
+        command = [self.binary, "run", "--criu", self.criu, "--interval", "never", "--network", network, "--", "./payload", *words]
         return subprocess.Popen(command, cwd=scratch, env=environment, stdin=subprocess.DEVNULL,
                                 stdout=streams[0], stderr=streams[1], **as_user())
 
