@@ -87,11 +87,12 @@ fn text(bytes: usize) -> Vec<u8> {
 fn parts(content: &[u8]) {
     const CHUNK: usize = 1 << 20;
     let gb = |seconds: f64| content.len() as f64 / seconds / 1e9;
-    let (mut planes, mut back, mut scratch) = (vec![0; CHUNK], vec![0; CHUNK], Vec::new());
+    let (mut planes, mut back) = (vec![0; CHUNK], vec![0; CHUNK]);
     for (elem, delta) in [(8, false), (8, true), (4, false), (4, true)] {
         let forward = best(|| {
             for chunk in content.chunks_exact(CHUNK) {
-                filter::apply(black_box(chunk), &mut planes, elem, delta, &mut scratch);
+                let mut planes: Vec<&mut [u8]> = planes.chunks_exact_mut(CHUNK / usize::from(elem)).collect();
+                filter::apply(black_box(chunk), elem, delta, &mut planes);
             }
         });
         let filter = filter::Filter { elem, delta, at: 0, len: CHUNK as u32 };
@@ -109,7 +110,7 @@ fn parts(content: &[u8]) {
     });
     println!("  blake3: {:5.2} GB/s", gb(hashed));
     for compression in [Compression::Auto, Compression::Zstd { level: 1 }] {
-        let mut encoder = frame::Encoder::new(compression).unwrap();
+        let mut encoder = frame::Encoder::new(compression, Default::default()).unwrap();
         let mut out = frame::Out::default();
         let mut sum = 0;
         let encoded = best(|| {
@@ -133,7 +134,7 @@ fn whole(dir: &std::path::Path, content: &[u8], compression: Compression) {
         }
         let start = Instant::now();
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
-        let writer = Writer::create(file, WriteOptions { compression, threads: 2 }).unwrap();
+        let writer = Writer::create(file, WriteOptions { compression, threads: 2, ..WriteOptions::default() }).unwrap();
         let mut stream = writer.stream("images/pages-1.img").unwrap();
         stream.write_all(content).unwrap();
         stream.finish().unwrap();

@@ -1,16 +1,20 @@
 /* The payload of ./bench: fills memory, starts processes, makes files, and then shows every few milliseconds that it runs.
  *
  *     payload CONTENT MIB PROCESSES FILES     CONTENT: zeros, random, walk, text
+ *     payload lammps CELLS 1 1                a running LAMMPS of CELLS³ · 4 atoms
  *     payload spin SECONDS                    pure cpu of a fixed amount; prints what it took
  *
  * A line of output is the time in nanoseconds; the first is "ready". Once the file `check` is in the working directory it
  * compares its memory with what it was and ends: 0 if every byte is the same. */
+#include <fcntl.h>
 #include <math.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -59,6 +63,34 @@ static void say(const char *text) {
     if (write(1, line, length) != length) exit(3);
 }
 
+/* A melt of Lennard-Jones atoms that runs for ever; ready when it has taken its first steps. */
+static pid_t lammps(const char *cells) {
+    FILE *input = fopen("in.melt", "w");
+    if (!input || fprintf(input,
+                          "units lj\natom_style atomic\nlattice fcc 0.8442\nregion box block 0 %s 0 %s 0 %s\ncreate_box 1 box\n"
+                          "create_atoms 1 box\nmass 1 1.0\nvelocity all create 1.44 87287\npair_style lj/cut 2.5\npair_coeff 1 1 1.0 1.0 2.5\n"
+                          "fix 1 all nve\nthermo 1\nthermo_modify flush yes\nrun 100000000\n",
+                          cells, cells, cells) < 0 || fclose(input))
+        exit(5);
+    pid_t child = fork();
+    if (child == 0) {
+        int out = open("melt.out", O_WRONLY | O_CREAT | O_APPEND, 0644);
+        dup2(out, 1);
+        dup2(out, 2);
+        close(out);
+        execlp("lmp", "lmp", "-in", "in.melt", "-log", "none", (char *)NULL);
+        _exit(127);
+    }
+    for (char text[65536];; usleep(20000)) {
+        FILE *out = fopen("melt.out", "r");
+        text[out ? fread(text, 1, sizeof text - 1, out) : 0] = 0;
+        if (out) fclose(out);
+        char *steps = strstr(text, "Step");
+        if (steps && strstr(steps, "\n       2 ")) return child;
+        if (waitpid(child, NULL, WNOHANG) == child) exit(7);
+    }
+}
+
 int main(int argc, char **argv) {
     if (argc == 3 && !strcmp(argv[1], "spin")) {
         double began = now(CLOCK_MONOTONIC);
@@ -70,6 +102,16 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (argc != 5) return 2;
+    if (!strcmp(argv[1], "lammps")) {
+        pid_t child = lammps(argv[2]);
+        say("ready ");
+        while (access("check", F_OK)) {
+            usleep(5000);
+            say("");
+        }
+        /* It must still run, in the middle of its steps. */
+        return waitpid(child, NULL, WNOHANG) || kill(child, SIGKILL) ? 6 : 0;
+    }
     size_t size = (size_t)atol(argv[2]) << 20;
     char *memory = mmap(NULL, size ? size : 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return 4;

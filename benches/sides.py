@@ -10,6 +10,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 USER = 5000  # need not exist in any passwd file, as an execution point's slot user need not here
 TICK = os.sysconf("SC_CLK_TCK")
+THEIRS = ("payload", "lmp")  # names of the payload's processes
 PATIENCE = 900  # seconds; one step that takes longer hangs
 
 
@@ -61,7 +62,7 @@ def cpu(pid):
 def split_cpu(pid):
     """Cpu seconds of all but the payload's processes, and of the payload's."""
     each = [stat(found) for found in tree(pid)]
-    theirs = sum(seconds for name, seconds in each if name == "payload")
+    theirs = sum(seconds for name, seconds in each if name in THEIRS)
     return sum(seconds for _, seconds in each) - theirs, theirs
 
 
@@ -91,7 +92,7 @@ class Peak(threading.Thread):
             payload = 0.0
             for pid in tree(self.pid):
                 name, seconds = stat(pid)
-                payload += seconds if name == "payload" else 0.0
+                payload += seconds if name in THEIRS else 0.0
                 try:
                     if name.startswith(self.NAMES):
                         total += status(pid, "VmHWM")
@@ -158,7 +159,9 @@ class Setting:
                 os.chown(stream.fileno(), USER, USER)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("CONDOR_CRIU_")}
         environment["_CONDOR_SCRATCH_DIR"] = scratch
-        command = [self.binary, "run", "--criu", self.criu, "--interval", "never", "--", "./payload", *words]
+        # LAMMPS listens on ports of its own, for MPI, which must be free where it comes back.
+        network = "private" if words[0] == "lammps" else "auto"
+        command = [self.binary, "run", "--criu", self.criu, "--interval", "never", "--network", network, "--", "./payload", *words]
         return subprocess.Popen(command, cwd=scratch, env=environment, stdin=subprocess.DEVNULL,
                                 stdout=streams[0], stderr=streams[1], **as_user())
 
@@ -200,8 +203,8 @@ class Setting:
         shutil.rmtree(second)
         return result
 
-    def plain(self, words):
-        """criu by itself, and the two ways to pack what it has written: one dump serves all three, since they differ only
+    def plain(self, words, packers):
+        """criu by itself, and those of the ways to pack what it has written: one dump serves all three, since they differ only
         in what follows. Each comes back in fresh namespaces."""
         place = folder(os.path.join(self.place, "plain"))
         for name in ("img", "work", "scratch"):
@@ -214,7 +217,8 @@ class Setting:
             dump = inside.measured("dump")
             dump["bytes"] = size_of(f"{place}/img")
             results = {"criu": {**dump, "frozen": dump["wall"], "commit": dump["wall"]}}
-            for name, pack in PACKERS.items():
+            for name in sorted(packers):
+                pack = PACKERS[name]
                 packed = inside.measured(pack)
                 results[name] = {"frozen": dump["wall"], "commit": dump["wall"] + packed["wall"],
                                  "cpu": dump["cpu"] + packed["cpu"], "peak": packed["peak"],

@@ -25,6 +25,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("checkpoint_share", "for interval = \"auto\": the part of the time that checkpoints may cost, 0 to 1"),
     ("first_checkpoint", "when the first checkpoint comes at the latest: a duration or \"never\""),
     ("compression", "\"auto\", \"none\", \"zstd\", \"zstd:LEVEL\" or \"gzip\""),
+    ("upload_rate", "bytes per second that a checkpoint's upload takes, for compression = \"auto\": 50MB, 1GB"),
     ("threads", "threads for packing; 0 means as many as the slot has cpus"),
     ("job_dir", "where the scratch directory is inside the sandbox"),
     ("network", "\"auto\", \"host\" or \"private\""),
@@ -90,6 +91,8 @@ pub struct Settings {
     pub first_checkpoint: Option<Duration>,
     /// See [`KEYS`].
     pub compression: Compression,
+    /// See [`KEYS`]; bytes per second, `None` means as seen, or as usual.
+    pub upload_rate: Option<f64>,
     /// See [`KEYS`]; 0 is resolved where threads are made.
     pub threads: usize,
     /// See [`KEYS`].
@@ -200,6 +203,7 @@ fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
             .get("first_checkpoint", |text| Ok(if text == "never" { None } else { Some(duration(text)?) }))?
             .unwrap_or(Some(crate::supervise::policy::FIRST_CHECKPOINT)),
         compression: read.get("compression", compression)?.unwrap_or(Compression::Auto),
+        upload_rate: read.get("upload_rate", rate)?,
         threads: read.get("threads", |text| text.parse().map_err(|_| "not a number of threads".into()))?.unwrap_or(0),
         job_dir: read.get("job_dir", job_dir)?.unwrap_or_else(|| "/job".into()),
         network: read.get("network", network)?.unwrap_or(None),
@@ -288,6 +292,25 @@ fn carry_files(text: &str) -> Result<CarryFiles, String> {
     Ok(CarryFiles { auto: if auto { None } else { Some(false) }, patterns })
 }
 
+/// Bytes per second: a number, or one with kB, MB, GB or TB, and with `/s` for who likes that.
+fn rate(text: &str) -> Result<f64, String> {
+    let amount = text.trim_end_matches("/s").trim();
+    let number_end = amount.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(amount.len());
+    let (number, unit) = amount.split_at(number_end);
+    let factor = match unit.trim() {
+        "" | "B" => 1.0,
+        "kB" | "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "TB" => 1e12,
+        _ => return Err("not bytes per second, such as 50MB".into()),
+    };
+    match number.parse::<f64>().map(|number| number * factor) {
+        Ok(rate) if (1.0..=1e15).contains(&rate) => Ok(rate),
+        _ => Err("not bytes per second, such as 50MB".into()),
+    }
+}
+
 fn compression(text: &str) -> Result<Compression, String> {
     text.parse()
 }
@@ -345,6 +368,14 @@ mod tests {
     }
 
     #[test]
+    fn an_upload_rate_has_units() {
+        for (text, bytes) in [("5000000", 5e6), ("50MB", 5e7), ("1.5 GB/s", 1.5e9), ("100 kB/s", 1e5)] {
+            let settings = from_layers(&[layer("a flag", &[("upload_rate", text)])], &job()).unwrap();
+            assert_eq!(settings.upload_rate, Some(bytes), "{text}");
+        }
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         for (key, text) in [
             ("interval", "0s"),
@@ -356,6 +387,9 @@ mod tests {
             ("carry_files", "usr/lib/*"),
             ("carry_files", "/usr/../etc/*"),
             ("compression", "lzma"),
+            ("upload_rate", "0"),
+            ("upload_rate", "fast"),
+            ("upload_rate", "10 Mbit"),
         ] {
             assert!(from_layers(&[layer("a flag", &[(key, text)])], &job()).is_err(), "{key} = {text}");
         }

@@ -219,7 +219,9 @@ fn a_checkpoint_from_a_newer_format() {
     let host = bench.host("host", FIRST_USER);
     let path = host.write("criu-checkpoint.tar.zst", "");
     let file = fs::File::options().read(true).write(true).open(&path).unwrap();
-    let writer = Writer::create(file, WriteOptions { compression: Compression::None, threads: 1 }).unwrap();
+    let writer =
+        Writer::create(file, WriteOptions { compression: Compression::None, threads: 1, ..WriteOptions::default() })
+            .unwrap();
     writer.finish(br#"{"format": 99, "payload": "something else"}"#).unwrap();
     refused(&host, &["--", "true"], 75, &["it has format 99", "newer"]);
 }
@@ -235,7 +237,9 @@ fn a_checkpoint_that_needs_another_processor() {
     let host = bench.host("host", SECOND_USER);
     let path = host.write("criu-checkpoint.tar.zst", "");
     let file = fs::File::options().read(true).write(true).open(&path).unwrap();
-    let writer = Writer::create(file, WriteOptions { compression: Compression::None, threads: 1 }).unwrap();
+    let writer =
+        Writer::create(file, WriteOptions { compression: Compression::None, threads: 1, ..WriteOptions::default() })
+            .unwrap();
     writer.add(Meta::file("sandbox/reaper", 1), Some(&mut &b"x"[..])).unwrap();
     writer.finish(&serde_json::to_vec(&manifest).unwrap()).unwrap();
     refused(&host, &["--", "true"], 75, &["cannot restore on this host: the checkpoint needs sse5", "intact"]);

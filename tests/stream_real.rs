@@ -143,7 +143,7 @@ impl Scene {
         let path = self.path("c.tar.zst");
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         let started = Instant::now();
-        let writer = Writer::create(file, WriteOptions { compression, threads: 2 }).unwrap();
+        let writer = Writer::create(file, WriteOptions { compression, threads: 2, ..WriteOptions::default() }).unwrap();
         let capture = Capture::listen(&self.path("img")).unwrap();
         let cancel = capture.cancel_handle();
         let captured = std::thread::scope(|scope| {

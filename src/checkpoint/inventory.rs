@@ -3,7 +3,7 @@
 //! Three kinds of file: HTCondor's and ours (never carried), inputs that the job was given and has not touched (not
 //! carried, but named with their digest, because HTCondor brings them again), and everything else (carried).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -192,12 +192,14 @@ pub fn remove_unknown(
     inputs: &[Input],
 ) -> io::Result<Vec<PathBuf>> {
     let inputs: BTreeSet<&Path> = inputs.iter().map(|input| input.path.as_path()).collect();
+    // Directories that hold an input may be ones that HTCondor made for it.
+    let holders: HashSet<&Path> = inputs.iter().flat_map(|input| input.ancestors().skip(1)).collect();
     let mut removed: Vec<PathBuf> = Vec::new();
     for (path, metadata) in walk(scratch, not_carried)? {
         let known = carried.contains(&path) || inputs.contains(path.as_path());
-        let gone = removed.iter().any(|above| path.starts_with(above));
-        // A directory that holds an input may be one that HTCondor made for it.
-        let holds_input = metadata.is_dir() && inputs.iter().any(|input| input.starts_with(&path));
+        // Paths are in order, part by part: what is below a directory follows it at once.
+        let gone = removed.last().is_some_and(|above| path.starts_with(above));
+        let holds_input = metadata.is_dir() && holders.contains(path.as_path());
         if known || gone || holds_input || not_carried.may_be_the_hosts(&path) {
             continue;
         }
@@ -256,6 +258,20 @@ mod tests {
         let removed = remove_unknown(dir.path(), &NotCarried::new([]), &carried, &[input]).unwrap();
         assert_eq!(removed, [PathBuf::from("late"), PathBuf::from("late.txt")]);
         assert!(at("kept").exists() && at("given/in").exists() && at(".some_new_starter_file").exists());
+    }
+
+    #[test]
+    fn what_is_below_a_removed_directory_is_gone_whatever_sorts_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("late/deep")).unwrap();
+        // As text, "late-2" and "late.txt" stand between "late" and "late/deep".
+        for name in ["late/deep/x", "late/y", "late-2", "late.txt", "later"] {
+            fs::write(at(name), name).unwrap();
+        }
+        let removed = remove_unknown(dir.path(), &NotCarried::new([]), &BTreeSet::new(), &[]).unwrap();
+        assert_eq!(removed, ["late", "late-2", "late.txt", "later"].map(PathBuf::from));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -192,6 +192,9 @@ pub struct History {
     /// Seconds from the begin of a periodic dump until the payload ran again in place, the last two weighed equally, if that has
     /// been seen.
     pub gap_seconds: Option<f64>,
+    /// Bytes per second of the upload after a periodic checkpoint, the last two weighed equally, if that has been seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_rate: Option<f64>,
 }
 
 /// Reads a manifest, refusing a newer one by its number before its shape is looked at.

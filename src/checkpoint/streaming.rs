@@ -1,11 +1,11 @@
 //! Images between criu and the archive: the one place that knows both.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, Cursor, Read};
+use std::io::{self, Read};
 
-use super::archive::{MemberStream, Reader, Writer};
+use super::archive::{MemberReader, MemberStream, Reader, Writer};
 use crate::criu::images::Rewrite;
-use crate::criu::stream::{ImageSink, ImageSource, ImageWriter};
+use crate::criu::stream::{ImageReader, ImageSink, ImageSource, ImageWriter, Lent};
 
 /// Where images are in an archive.
 pub const IMAGES: &str = "images";
@@ -48,7 +48,7 @@ pub struct ArchiveSource<'a> {
 const MOST_REWRITTEN: u64 = 64 << 20;
 
 impl ImageSource for ArchiveSource<'_> {
-    fn open<'a>(&'a self, name: &str) -> io::Result<Option<Box<dyn BufRead + Send + 'a>>> {
+    fn open<'a>(&'a self, name: &str) -> io::Result<Option<Box<dyn ImageReader + 'a>>> {
         let member = member(name);
         let Some(found) = self.archive.get(&member) else { return Ok(None) };
         if !self.rewrite.concerns(name) {
@@ -60,6 +60,32 @@ impl ImageSource for ArchiveSource<'_> {
         let mut image = Vec::new();
         self.archive.copy_to(&member, &mut image)?;
         let image = self.rewrite.apply(name, &image).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-        Ok(Some(Box::new(Cursor::new(image))))
+        Ok(Some(Box::new(Whole { size: image.len() as u64, image: Some(image) })))
+    }
+}
+
+impl ImageReader for MemberReader {
+    fn size(&self) -> u64 {
+        MemberReader::size(self)
+    }
+
+    fn next(&mut self) -> io::Result<Option<Lent>> {
+        Ok(self.lend()?.map(|piece| Box::new(piece) as Lent))
+    }
+}
+
+/// An image that is in memory.
+struct Whole {
+    size: u64,
+    image: Option<Vec<u8>>,
+}
+
+impl ImageReader for Whole {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn next(&mut self) -> io::Result<Option<Lent>> {
+        Ok(self.image.take().map(|image| Box::new(image) as Lent))
     }
 }

@@ -12,7 +12,7 @@ use super::streams::{self, Stream};
 use super::supervisor::{State, Step, Supervisor, patience};
 use super::window::{self, Fit, Last};
 use crate::checkpoint::Reason;
-use crate::checkpoint::archive::Compression;
+use crate::checkpoint::archive::{Compression, WriteOptions};
 use crate::checkpoint::manifest::{self, Cost, History, Host, Inner, Manifest, Processor};
 use crate::criu::{command, log};
 use crate::exit::{Ended, Exit};
@@ -75,6 +75,11 @@ impl Supervisor {
         const SMALL: f64 = 2.0;
         let frozen = self.last_cost.map_or(0.0, |cost| cost.frozen_seconds);
         self.history.gap_seconds.unwrap_or(frozen + SMALL)
+    }
+
+    /// Bytes per second that the upload is expected to take: as set, else as seen.
+    fn upload_rate(&self) -> Option<f64> {
+        self.launch.settings.upload_rate.or(self.history.upload_rate)
     }
 
     /// How this checkpoint is packed; `None` if it would not be done before a vacate's end and an older one is there.
@@ -155,8 +160,7 @@ impl Supervisor {
             images,
             checkpoint: self.launch.checkpoint.clone(),
             began,
-            compression,
-            threads: self.threads(),
+            options: WriteOptions { compression, threads: self.threads(), upload_rate: self.upload_rate() },
         }
     }
 

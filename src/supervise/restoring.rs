@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::bring_back::{self, Serving, Unpacked};
 use super::events::{self, Event};
+use super::policy;
 use super::save;
 use super::supervisor::{State, Step, Supervisor, patience};
 use crate::checkpoint::Reason;
@@ -93,6 +94,12 @@ impl Supervisor {
         if let Some(began) = self.in_place_since {
             let gap = (save::now() - began).clamp(0.0, 1e6);
             self.history.gap_seconds = Some(self.history.gap_seconds.map_or(gap, |before| (before + gap) / 2.0));
+            let bytes = self.launch.checkpoint.metadata().map_or(0, |metadata| metadata.len());
+            let elsewhere = gap - seconds - self.last_cost.map_or(0.0, |cost| cost.frozen_seconds);
+            if let Some(rate) = policy::upload_rate(bytes, elsewhere) {
+                tracing::info!(bytes_per_second = rate, "the upload, as far as it can be told");
+                self.history.upload_rate = Some(self.history.upload_rate.map_or(rate, |before| (before + rate) / 2.0));
+            }
         }
         self.now_running()
     }

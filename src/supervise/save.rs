@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
 
-use crate::checkpoint::archive::{Compression, Kind, Meta, Mtime, Summary, WriteOptions, Writer};
+use crate::checkpoint::archive::{Kind, Meta, Mtime, Summary, WriteOptions, Writer};
 use crate::checkpoint::manifest::Input;
 use crate::checkpoint::streaming::ArchiveSink;
 use crate::checkpoint::{Draft, Inputs, Manifest, NotCarried, inventory};
@@ -39,9 +39,7 @@ pub struct Target {
     /// When the dump began.
     pub began: Instant,
     /// How to pack.
-    pub compression: Compression,
-    /// With how many threads.
-    pub threads: usize,
+    pub options: WriteOptions,
 }
 
 /// What is saved when the tree is stopped.
@@ -85,7 +83,7 @@ pub fn finished(
     done: impl FnOnce(Result<Committed, String>) + Send + 'static,
 ) -> io::Result<()> {
     let (draft, file) = Draft::create(&target.state_dir, &target.checkpoint)?;
-    let options = WriteOptions { compression: target.compression, threads: target.threads };
+    let options = target.options;
     let writer = Writer::create(file, options)?;
     let work = move || done(Packer { stopped, draft, writer, began: target.began }.pack());
     std::thread::Builder::new().name("save".into()).spawn(work).map(drop)
@@ -108,7 +106,7 @@ impl Saving {
     ) -> Result<Saving, String> {
         let (draft, file) = Draft::create(&target.state_dir, &target.checkpoint)
             .map_err(|error| format!("cannot create the draft: {error}"))?;
-        let options = WriteOptions { compression: target.compression, threads: target.threads };
+        let options = target.options;
         let writer = Writer::create(file, options).map_err(|error| error.to_string())?;
         let capture = Capture::listen(&target.images).map_err(|error| error.to_string())?;
         let cancel = capture.cancel_handle();

@@ -8,7 +8,9 @@ use crate::checkpoint::archive::{Compression, Meta, Name, WriteOptions, Writer};
 
 fn archive(path: &Path, fill: impl FnOnce(&Writer)) -> Reader {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
-    let writer = Writer::create(file, WriteOptions { compression: Compression::Auto, threads: 2 }).unwrap();
+    let writer =
+        Writer::create(file, WriteOptions { compression: Compression::Auto, threads: 2, ..WriteOptions::default() })
+            .unwrap();
     fill(&writer);
     writer.finish(b"{}").unwrap();
     Reader::open(path).unwrap()

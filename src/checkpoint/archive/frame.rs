@@ -10,12 +10,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::{CParameter, ParamSwitch, Strategy};
 
 use super::error::ArchiveError;
 use super::filter::{self, Filter};
 use super::format::MAX_FRAME;
 use super::index::Frame;
-use super::sample::{Plan, Sampler};
+use super::sample::{Coding, Plan, Prices, Sampler};
 
 /// How the archive is to be compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -184,20 +185,33 @@ const ZSTD_BLOCK: usize = 128 << 10;
 pub struct Encoder {
     compression: Compression,
     zstd: Compressor<'static>,
+    /// zstd that only counts and codes.
+    entropy: Compressor<'static>,
     sampler: Sampler,
     planes: Vec<u8>,
-    scratch: Vec<u8>,
 }
 
 impl Encoder {
-    /// An encoder for one thread.
-    pub fn new(compression: Compression) -> Result<Self, ArchiveError> {
+    /// An encoder for one thread. `prices` are for [`Compression::Auto`].
+    pub fn new(compression: Compression, prices: Prices) -> Result<Self, ArchiveError> {
         let level = match compression {
             Compression::Zstd { level } => level,
             _ => 1,
         };
-        let zstd = Compressor::new(level).map_err(|e| ArchiveError::io("starting zstd", e))?;
-        Ok(Self { compression, zstd, sampler: Sampler::default(), planes: Vec::new(), scratch: Vec::new() })
+        let starting = |e| ArchiveError::io("starting zstd", e);
+        let zstd = Compressor::new(level).map_err(starting)?;
+        let mut entropy = Compressor::new(1).map_err(starting)?;
+        for parameter in [
+            // Its steps between two tries at a match are as long as a block, so that all of it is literals; with steps other than
+            // the shortest zstd would not code these either, unless it is told to.
+            CParameter::Strategy(Strategy::ZSTD_fast),
+            CParameter::TargetLength(ZSTD_BLOCK as u32),
+            CParameter::HashLog(6),
+            CParameter::LiteralCompressionMode(ParamSwitch::Enable),
+        ] {
+            entropy.set_parameter(parameter).map_err(starting)?;
+        }
+        Ok(Self { compression, zstd, entropy, sampler: Sampler::new(prices), planes: Vec::new() })
     }
 
     /// Stores `head` (tar headers) and `body` (of which the first `payload` bytes are content and the rest is padding) in `out`.
@@ -237,38 +251,48 @@ impl Encoder {
                 self.zstd_frame(body, out)?;
                 Ok((Codec::Zstd, None))
             }
-            Plan::Shuffle { elem, delta, packed } => {
-                let filter = self.shuffled(head.len(), body, payload, (elem, delta, packed), out)?;
+            Plan::Shuffle { elem, delta, planes } => {
+                let codings = &planes[..usize::from(elem)];
+                let filter = self.shuffled(head.len(), body, payload, (elem, delta, codings), out)?;
                 Ok((Codec::Zstd, Some(filter)))
             }
         }
     }
 
-    /// Shuffles the content, then compresses the planes that are worth it (bits of `packed`) and stores the others raw.
+    /// Shuffles the content and stores each plane as `codings` says. Raw planes at the front, the noise of a mantissa, are shuffled
+    /// straight to where they are stored.
     fn shuffled(
         &mut self,
         at: usize,
         body: &[u8],
         payload: usize,
-        (elem, delta, packed): (u8, bool, u8),
+        (elem, delta, codings): (u8, bool, &[Coding]),
         out: &mut Out,
     ) -> Result<Filter, ArchiveError> {
-        let len = payload - payload % usize::from(elem);
+        let plane = payload / usize::from(elem);
+        let len = plane * usize::from(elem);
+        let in_place = match plane <= ZSTD_BLOCK {
+            true => codings.iter().take_while(|coding| **coding == Coding::Raw).count(),
+            false => 0,
+        };
         let mut planes = std::mem::take(&mut self.planes);
-        planes.resize(len, 0);
-        filter::apply(&body[..len], &mut planes, elem, delta, &mut self.scratch);
-        let plane = len / usize::from(elem);
-        let mut from = 0;
-        while from < elem {
-            let is_packed = |p: u8| packed >> p & 1 == 1;
-            let to = (from + 1..elem).find(|p| is_packed(*p) != is_packed(from)).unwrap_or(elem);
-            let run = &planes[usize::from(from) * plane..usize::from(to) * plane];
-            if is_packed(from) {
-                self.zstd_frame(run, out)?;
-            } else {
-                raw_frame(run, out);
+        planes.resize(len - in_place * plane, 0);
+        {
+            let mut places: Vec<&mut [u8]> = Vec::with_capacity(codings.len());
+            raw_blocks(plane, in_place, out, &mut places);
+            places.extend(planes.chunks_exact_mut(plane));
+            filter::apply(&body[..len], elem, delta, &mut places);
+        }
+        let (mut from, mut rest) = (in_place, &planes[..]);
+        while let Some(coding) = codings.get(from) {
+            let count = codings[from..].iter().take_while(|next| *next == coding).count();
+            let (run, after) = rest.split_at(count * plane);
+            match coding {
+                Coding::Raw => raw_frame(run, out),
+                Coding::Entropy => packed_frame(&mut self.entropy, run, out)?,
+                Coding::Zstd => packed_frame(&mut self.zstd, run, out)?,
             }
-            from = to;
+            (from, rest) = (from + count, after);
         }
         self.planes = planes;
         if len < body.len() {
@@ -278,10 +302,45 @@ impl Encoder {
     }
 
     fn zstd_frame(&mut self, src: &[u8], out: &mut Out) -> Result<(), ArchiveError> {
-        let room = out.room(zstd::zstd_safe::compress_bound(src.len()));
-        let len = self.zstd.compress_to_buffer(src, room).map_err(|e| ArchiveError::io("compressing", e))?;
-        out.len += len;
-        Ok(())
+        packed_frame(&mut self.zstd, src, out)
+    }
+}
+
+fn packed_frame(zstd: &mut Compressor<'static>, src: &[u8], out: &mut Out) -> Result<(), ArchiveError> {
+    let room = out.room(zstd::zstd_safe::compress_bound(src.len()));
+    let len = zstd.compress_to_buffer(src, room).map_err(|e| ArchiveError::io("compressing", e))?;
+    out.len += len;
+    Ok(())
+}
+
+/// Header of a zstd frame of raw blocks that holds `size` bytes.
+fn raw_head(size: usize) -> [u8; 9] {
+    // Magic; single segment, size in four bytes; size.
+    let [a, b, c, d] = (size as u32).to_le_bytes();
+    [0x28, 0xb5, 0x2f, 0xfd, 0xa0, a, b, c, d]
+}
+
+/// Header of a raw block of at most [`ZSTD_BLOCK`] bytes.
+fn raw_block_head(size: usize, last: bool) -> [u8; 3] {
+    // Bit 0: last block; bits 1 and 2: type 0, raw; the rest: size.
+    let [a, b, c, _] = ((size as u32) << 3 | u32::from(last)).to_le_bytes();
+    [a, b, c]
+}
+
+/// A zstd frame of `count` raw blocks of `size` bytes each, whose content is still to be written to `places`.
+fn raw_blocks<'a>(size: usize, count: usize, out: &'a mut Out, places: &mut Vec<&'a mut [u8]>) {
+    if count == 0 {
+        return;
+    }
+    out.push(&raw_head(size * count));
+    let before = out.len;
+    let len = count * (3 + size);
+    out.room(len);
+    out.len += len;
+    for (number, block) in out.bytes[before..before + len].chunks_exact_mut(3 + size).enumerate() {
+        let (head, place) = block.split_at_mut(3);
+        head.copy_from_slice(&raw_block_head(size, number + 1 == count));
+        places.push(place);
     }
 }
 
@@ -290,14 +349,10 @@ fn raw_frame(src: &[u8], out: &mut Out) {
     if src.is_empty() {
         return;
     }
-    // Magic; single segment, size in four bytes; size.
-    out.push(&[0x28, 0xb5, 0x2f, 0xfd, 0xa0]);
-    out.push(&(src.len() as u32).to_le_bytes());
+    out.push(&raw_head(src.len()));
     let blocks = src.len().div_ceil(ZSTD_BLOCK);
     for (number, block) in src.chunks(ZSTD_BLOCK).enumerate() {
-        let last = u32::from(number + 1 == blocks);
-        // Bit 0: last block; bits 1 and 2: type 0, raw; the rest: size.
-        out.push(&((block.len() as u32) << 3 | last).to_le_bytes()[..3]);
+        out.push(&raw_block_head(block.len(), number + 1 == blocks));
         out.push(block);
     }
 }

@@ -11,7 +11,9 @@ use super::*;
 fn archive(dir: &Path) -> PathBuf {
     let path = dir.join("c");
     let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
-    let writer = Writer::create(file, WriteOptions { compression: Compression::Auto, threads: 1 }).unwrap();
+    let writer =
+        Writer::create(file, WriteOptions { compression: Compression::Auto, threads: 1, ..WriteOptions::default() })
+            .unwrap();
     let walk: Vec<u8> = (0..20_000).flat_map(|i| (f64::from(i) * 1.7).sqrt().to_le_bytes()).collect();
     writer.add(Meta::file("work/walk", walk.len() as u64), Some(&mut &walk[..])).unwrap();
     writer.add(Meta::file("work/small", 5), Some(&mut &b"small"[..])).unwrap();
@@ -36,7 +38,7 @@ fn open(path: &Path) -> (Vec<u8>, Vec<u8>) {
 /// Puts an index behind frames, with all digests of the outside right.
 fn close(path: &Path, frames: &[u8], json: &[u8]) {
     let mut out = Out::default();
-    Encoder::new(Compression::None).unwrap().encode(&[], json, 0, false, &mut out).unwrap();
+    Encoder::new(Compression::None, Default::default()).unwrap().encode(&[], json, 0, false, &mut out).unwrap();
     let (stored, len) = (out.as_slice(), json.len() as u64);
     let locator = Locator {
         version: (MAJOR, MINOR),

@@ -100,6 +100,22 @@ impl MemberReader {
         }
     }
 
+    /// The rest of the current piece, or the next one, with its memory; `None` at the end. Zeros come in pieces too.
+    pub fn lend(&mut self) -> Result<Option<Lent>, ArchiveError> {
+        self.advance()?;
+        Ok(match std::mem::replace(&mut self.current, Current::Zero(0)) {
+            Current::Zero(0) => None,
+            Current::Zero(left) => {
+                let part = left.min(ZEROS.len() as u64);
+                self.current = Current::Zero(left - part);
+                Some(Lent(LentBytes::Zeros(&ZEROS[..part as usize])))
+            }
+            Current::Data { bytes, from, to } => {
+                Some(Lent(LentBytes::Data { inner: Arc::clone(&self.inner), bytes, range: from..to }))
+            }
+        })
+    }
+
     /// Sees to it that the current piece has something left, unless the member has ended.
     fn advance(&mut self) -> Result<(), ArchiveError> {
         if let Some(error) = &self.error {
@@ -153,6 +169,31 @@ impl MemberReader {
             return Err(ArchiveError::damaged(format!("frame {frame} is too short")));
         }
         Ok(Current::Data { bytes, from: at, to: at + len })
+    }
+}
+
+/// A piece of a member that has its memory for itself until it is dropped.
+pub struct Lent(LentBytes);
+
+enum LentBytes {
+    Zeros(&'static [u8]),
+    Data { inner: Arc<Inner>, bytes: Bytes, range: std::ops::Range<usize> },
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        match &self.0 {
+            LentBytes::Zeros(zeros) => zeros,
+            LentBytes::Data { bytes, range, .. } => bytes.get(range.clone()),
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let LentBytes::Data { inner, bytes: Bytes::Own(buffer), .. } = &mut self.0 {
+            inner.give_back(std::mem::take(buffer));
+        }
     }
 }
 

@@ -82,6 +82,9 @@ pub(super) struct Shared {
     pub compression: Compression,
     pub queue: Mutex<Option<Sender<Job>>>,
     pub flusher: Flusher,
+    /// Held while writing. The kernel lets only one thread write to a file at a time and lets the others spin, on processors
+    /// that criu and the payload's pages need.
+    writing: Mutex<()>,
     table: Mutex<Table>,
     batch: Mutex<Batch>,
     /// Headers of links to chunks that were stored before.
@@ -112,6 +115,7 @@ impl Shared {
             compression,
             queue: Mutex::new(Some(queue)),
             flusher,
+            writing: Mutex::default(),
             table: Mutex::new(Table { end: opening.len() as u64, ..Table::default() }),
             batch: Mutex::default(),
             links: Mutex::default(),
@@ -340,7 +344,10 @@ impl Shared {
             table.frames.push(frame.clone());
             (at, table.frames.len() as u32 - 1)
         };
-        self.out.write_all_at(stored, at).map_err(|e| ArchiveError::io("writing the archive", e))?;
+        {
+            let _alone = lock(&self.writing);
+            self.out.write_all_at(stored, at).map_err(|e| ArchiveError::io("writing the archive", e))?;
+        }
         self.flusher.wrote(stored.len() as u64);
         enter(number);
         Ok((at, frame))

@@ -16,7 +16,7 @@ fn create(path: &Path) -> File {
 }
 
 fn writer(path: &Path, compression: Compression) -> Writer {
-    Writer::create(create(path), WriteOptions { compression, threads: 3 }).unwrap()
+    Writer::create(create(path), WriteOptions { compression, threads: 3, ..WriteOptions::default() }).unwrap()
 }
 
 fn noise(seed: u64, len: usize) -> Vec<u8> {
@@ -309,12 +309,13 @@ fn many_streams_at_once() {
 fn a_full_disk_is_an_error_and_not_a_wait() {
     for compression in ALL {
         let file = File::options().write(true).open("/dev/full").unwrap();
-        let result = Writer::create(file, WriteOptions { compression, threads: 2 }).and_then(|archive| {
-            let mut stream = archive.stream("a")?;
-            stream.write_all(&noise(1, 20 << 20)).and_then(|()| stream.write_all(&noise(2, 20 << 20))).ok();
-            drop(stream);
-            archive.finish(b"{}")
-        });
+        let result = Writer::create(file, WriteOptions { compression, threads: 2, ..WriteOptions::default() })
+            .and_then(|archive| {
+                let mut stream = archive.stream("a")?;
+                stream.write_all(&noise(1, 20 << 20)).and_then(|()| stream.write_all(&noise(2, 20 << 20))).ok();
+                drop(stream);
+                archive.finish(b"{}")
+            });
         let Err(ArchiveError::Io { source, .. }) = result else { panic!("{result:?}") };
         assert_eq!(source.raw_os_error(), Some(28));
     }

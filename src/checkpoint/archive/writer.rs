@@ -22,6 +22,7 @@ use super::format::{Digest, INDEX, Locator, MAJOR, MANIFEST, MAX_INDEX, MAX_MANI
 use super::frame::{Compression, Encoder, Out};
 use super::index::{Kind, Member, Mtime};
 use super::name::Name;
+use super::sample::Prices;
 use super::shared::{CHUNK, Job, SMALL, Shared, lock};
 use super::stream::MemberStream;
 use super::tarhead::{self, BLOCK, Head};
@@ -34,6 +35,8 @@ pub struct WriteOptions {
     pub compression: Compression,
     /// Threads that compress; 0 is taken for 1. The cpus of the slot, not of the host.
     pub threads: usize,
+    /// Bytes per second that the upload will take, if that is known: what [`Compression::Auto`] weighs its work against.
+    pub upload_rate: Option<f64>,
 }
 
 /// What a member is, but for its content.
@@ -97,9 +100,10 @@ impl Writer {
                 flushing.fail(error);
             }
         })?;
+        let prices = Prices::new(options.upload_rate, threads);
         for number in 0..threads {
             let (worker, jobs) = (Arc::clone(&writer.shared), jobs.clone());
-            let encoder = Encoder::new(options.compression)?;
+            let encoder = Encoder::new(options.compression, prices)?;
             writer.start(format!("archive-{number}"), move || work(&worker, &jobs, encoder))?;
         }
         Ok(writer)
@@ -213,10 +217,11 @@ impl Writer {
         let shared = &self.shared;
         let compression = shared.compression;
         let container = compression.container();
-        let mut encoder = Encoder::new(match compression {
+        let plain = match compression {
             Compression::Auto => Compression::Zstd { level: 1 },
             other => other,
-        })?;
+        };
+        let mut encoder = Encoder::new(plain, Prices::default())?;
         let mut out = Out::default();
         for links in shared.late_links()?.chunks(CHUNK) {
             shared.write_frame(&mut encoder, &mut out, &[], (links, 0, false), |_| {})?;

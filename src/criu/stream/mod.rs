@@ -40,7 +40,7 @@ mod proto;
 mod serve;
 mod socket;
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, Read};
 
 pub use capture::{Capture, Captured};
 pub use serve::{Serve, Served};
@@ -64,8 +64,20 @@ pub trait ImageWriter: Send {
 /// Where the images of a restore come from.
 pub trait ImageSource: Sync {
     /// Opens the image `name`; `None` if there is none, which is no error. Several are open at once.
-    fn open<'a>(&'a self, name: &str) -> io::Result<Option<Box<dyn BufRead + Send + 'a>>>;
+    fn open<'a>(&'a self, name: &str) -> io::Result<Option<Box<dyn ImageReader + 'a>>>;
 }
+
+/// An image of a restore on its way.
+pub trait ImageReader: Send {
+    /// Bytes in all pieces together.
+    fn size(&self) -> u64;
+    /// The next piece; `None` at the end.
+    fn next(&mut self) -> io::Result<Option<Lent>>;
+}
+
+/// A piece of an image. Its memory does not change before it is dropped, so that the pipe can carry the memory itself and
+/// no copy of it.
+pub type Lent = Box<dyn AsRef<[u8]> + Send>;
 
 /// Why images could not be streamed.
 #[derive(Debug, thiserror::Error)]

@@ -42,7 +42,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    fn new() -> io::Result<Arc<Self>> {
+    pub(super) fn new() -> io::Result<Arc<Self>> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Arc::new(Self { event, cancelled: AtomicBool::new(false), error: Mutex::new(None) }))
     }

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Cursor, IoSlice, Write};
+use std::io::{IoSlice, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -83,19 +84,61 @@ impl ImageWriter for Image<'_> {
 
 struct Bad;
 
-impl Read for Bad {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+impl ImageReader for Bad {
+    fn size(&self) -> u64 {
+        1
+    }
+
+    fn next(&mut self) -> io::Result<Option<Lent>> {
         Err(io::ErrorKind::InvalidData.into())
     }
 }
 
 impl ImageSource for Store {
-    fn open<'a>(&'a self, name: &str) -> io::Result<Option<Box<dyn BufRead + Send + 'a>>> {
+    fn open<'a>(&'a self, name: &str) -> io::Result<Option<Box<dyn ImageReader + 'a>>> {
         if name == self.bad {
-            return Ok(Some(Box::new(io::BufReader::new(Bad))));
+            return Ok(Some(Box::new(Bad)));
         }
         let image = self.images.lock().unwrap().get(name).cloned();
-        Ok(image.map(|bytes| Box::new(Cursor::new(bytes)) as Box<dyn BufRead + Send>))
+        Ok(image.map(|bytes| Box::new(Pieces { bytes, at: 0, dropped: Arc::default() }) as Box<dyn ImageReader>))
+    }
+}
+
+/// Gives an image in pieces of an odd length, and spoils each when it is given back.
+struct Pieces {
+    bytes: Vec<u8>,
+    at: usize,
+    /// Pieces that were given back.
+    dropped: Arc<AtomicUsize>,
+}
+
+struct Spoiled(Vec<u8>, Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Spoiled {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Spoiled {
+    fn drop(&mut self) {
+        self.0.fill(0xee);
+        self.1.fetch_add(1, Ordering::Relaxed);
+        // Its memory must stay what it is now, for a pipe that still shows it.
+        std::mem::forget(std::mem::take(&mut self.0));
+    }
+}
+
+impl ImageReader for Pieces {
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn next(&mut self) -> io::Result<Option<Lent>> {
+        let end = (self.at + 77_777).min(self.bytes.len());
+        let piece = self.bytes[self.at..end].to_vec();
+        self.at = end;
+        Ok((!piece.is_empty()).then(|| Box::new(Spoiled(piece, Arc::clone(&self.dropped))) as Lent))
     }
 }
 
@@ -169,6 +212,40 @@ fn an_error_of_the_source_stops_the_restore() {
     let _unread = ask(&socket, "pages-2.img").unwrap();
     let _bad = ask(&socket, "pages-1.img").unwrap();
     assert!(matches!(run.join().unwrap().unwrap_err(), StreamError::Image { name, .. } if name == "pages-1.img"));
+}
+
+#[test]
+fn lent_memory_is_given_back_only_when_it_has_been_read() {
+    // Pieces spoil their memory when they are given back: what came too early would be seen here.
+    for len in [1, 65_536, 65_537, 1 << 20, (1 << 20) + 1, 5_000_001] {
+        let (read, write_end) = nix::unistd::pipe().unwrap();
+        let bytes: Vec<u8> = (0..len).map(|at: usize| (at * 7 / 251) as u8).collect();
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let image = Box::new(Pieces { bytes: bytes.clone(), at: 0, dropped: Arc::clone(&dropped) });
+        let run =
+            std::thread::spawn(move || serve::write(image, &File::from(write_end), &socket::Stop::new().unwrap()));
+        let mut got = Vec::new();
+        File::from(read).read_to_end(&mut got).unwrap();
+        assert_eq!(run.join().unwrap().unwrap(), len as u64);
+        assert!(got == bytes, "{len}");
+        assert_eq!(dropped.load(Ordering::Relaxed), len.div_ceil(77_777));
+    }
+}
+
+#[test]
+fn an_image_of_another_length_than_it_says_is_an_error() {
+    struct Short(bool);
+    impl ImageReader for Short {
+        fn size(&self) -> u64 {
+            10
+        }
+        fn next(&mut self) -> io::Result<Option<Lent>> {
+            Ok(std::mem::take(&mut self.0).then(|| Box::new(vec![0_u8; 9]) as Lent))
+        }
+    }
+    let (_read, write_end) = nix::unistd::pipe().unwrap();
+    let result = serve::write(Box::new(Short(true)), &File::from(write_end), &socket::Stop::new().unwrap());
+    assert_eq!(result.unwrap_err().kind(), io::ErrorKind::InvalidData);
 }
 
 #[test]
