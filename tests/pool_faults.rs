@@ -4,7 +4,7 @@
 mod common;
 
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::count::{Count, PATIENCE, commits, restores};
 use common::job::{Condition, State};
@@ -15,6 +15,7 @@ with_both_series!(
     the_pilot_is_told_to_end,
     the_startd_asks_for_checkpoints,
     a_claim_is_worn_out,
+    the_pilot_s_end_is_known,
     ten_evictions_in_a_row,
     twenty_jobs_and_random_evictions,
 );
@@ -79,6 +80,25 @@ fn a_claim_is_worn_out(series: Series) {
         Series::V23 => assert_eq!(starts, 1, "{}", count.log()),
         Series::V25 => assert_eq!(starts, taken + 1, "{}", count.log()),
     }
+}
+
+fn the_pilot_s_end_is_known(series: Series) {
+    /// Before its first checkpoint a job is to leave a minute for the upload, and twice what a small one costs.
+    const MARGIN: u64 = 64;
+    let pool = &Pool::up(series);
+    let lines =
+        "requirements = NumJobStarts > 0 && TARGET.Machine == \"ep1.pool\" || TARGET.GLIDEIN_ToDie =!= undefined";
+    let count = Count::to(300).flags("--interval 1h --first-checkpoint never").with(lines).submit(pool);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let attributes = "STARTD_ATTRS = $(STARTD_ATTRS) GLIDEIN_ToDie\n";
+    pool.configure(Host::Ep2, &format!("GLIDEIN_ToDie = {}\n{attributes}", now + MARGIN + 15));
+    count.job.wait_for(Condition::Uploads(1), PATIENCE);
+    // The pilot's end itself leaves no time.
+    count.job.vacate_fast();
+    count.job.wait_for(Condition::RunningOn(Host::Ep1), PATIENCE);
+    let records = count.ends_well();
+    assert!(commits(&records, "deadline") >= 1 && restores(&records) >= 1, "{records:#?}");
+    assert_eq!(commits(&records, "interval") + commits(&records, "vacate"), 0, "{records:#?}");
 }
 
 fn ten_evictions_in_a_row(series: Series) {

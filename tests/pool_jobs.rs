@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::count::{Count, PATIENCE, commits, restores};
+use common::count::{Count, Counting, PATIENCE, commits, restores};
 use common::job::Condition;
 use common::pool::{Pool, on_both_series};
 
@@ -15,6 +15,7 @@ on_both_series!(
     death_by_a_signal,
     death_by_a_signal_after_a_restore,
     the_checkpoint_code_of_the_payload_itself,
+    the_code_of_a_refusal_of_the_payload_itself,
 );
 
 fn periodic_checkpoints_in_place(pool: &Pool) {
@@ -90,4 +91,21 @@ fn the_checkpoint_code_of_the_payload_itself(pool: &Pool) {
     count.output_is_whole();
     assert_eq!(count.job.history().exit_code, Some(1), "{}", count.log());
     assert!(count.log().contains("the payload's own exit code 85"), "{}", count.log());
+}
+
+fn the_code_of_a_refusal_of_the_payload_itself(pool: &Pool) {
+    let warns = |count: &Counting<'_>| count.log().contains("the program's own exit code 75 means to on_exit_remove");
+    // The line of the documentation tells it from a refusal; in any life of the job.
+    let count = Count::to(90).ending("75").submit(pool);
+    let first = count.reaches(10);
+    assert_eq!(count.vacated(), first.other());
+    count.ends_well();
+    assert_eq!(count.job.history().ad["NumJobCompletions"].as_i64(), Some(1));
+    assert!(!warns(&count), "{}", count.log());
+    // A simpler one does not, and that is said.
+    let count =
+        Count::to(5).ending("75").with("on_exit_remove = ExitCode =!= 75 || NumJobCompletions > 1").submit(pool);
+    count.ends_well();
+    assert_eq!(count.job.history().ad["NumJobCompletions"].as_i64(), Some(2));
+    assert!(warns(&count), "{}", count.log());
 }

@@ -22,7 +22,8 @@ const SCRIPT: &str = "#!/bin/sh\n\
     [ \"$attempt\" -ge 2 ]\n";
 
 /// Retries as the documentation writes them: 75 is no attempt of the program's.
-const RETRIES: &str = "on_exit_remove = ExitCode =!= 75 && (ExitCode =?= 0 || NumJobCompletions > 2)\n";
+const RETRIES: &str = "on_exit_remove = (ExitCode =!= 75 || ChirpCriuEndedAttempt =?= NumJobCompletions - 1) && \
+                       (ExitCode =?= 0 || NumJobCompletions > 2)\n";
 
 fn submit<'p>(pool: &'p Pool, lines: &str) -> Job<'p> {
     let text = format!(

@@ -6,13 +6,13 @@
 //! events in the user log; no hold; `CommittedTime`, and how often it was written. Otherwise than there: the script asks for the number
 //! of its run at each step, because it is never started again; it waits for the vacate as long as it is in that run; and it says what
 //! the original says where it saves itself, because the output is to be the same. It has itself vacated with a token, because the
-//! hosts here are several.
+//! hosts here are several. And `CommittedTime` is compared with condor-criu's log instead of 15 to 60 s, see [`committed_time`].
 
 mod common;
 
 use condor_criu::supervise::journal::Record;
 
-use common::count::{PATIENCE, SUBMIT, commits};
+use common::count::{PATIENCE, SUBMIT, commits, restores};
 use common::job::{Condition, File, Job};
 use common::pool::{Host, Pool, on_both_series};
 
@@ -20,8 +20,10 @@ on_both_series!(without_anything_at_a_vacate, with_a_checkpoint_at_a_vacate);
 
 const STEPS: usize = 19;
 
-/// `condor_q` and `condor_vacate_job` are the real ones, in a process of their own. A connection that is open cannot be saved (it is in
-/// the host's network), so that a periodic checkpoint may have to wait for the next time: condor-criu says so and goes on.
+/// `condor_q` and `condor_vacate_job` are the real ones, in a process of their own. One that lives across a checkpoint finds its connection to
+/// the access point closed after the restore (it is in the host's network) and fails: seen on 23.9, where the schedd's log has the
+/// connection's end at the second of the dump and `condor_q` that it "failed to authenticate" a moment after the restore. So it is
+/// asked again, as whoever speaks over a network does, and that is told.
 const SCRIPT: &str = r#"#!/usr/bin/python3
 import os
 import subprocess
@@ -39,7 +41,7 @@ def condor(program, *words):
         ran = subprocess.run([program, *to_the_queue, job, *words], capture_output=True, text=True, timeout=20)
         if ran.returncode == 0:
             return ran.stdout.strip()
-        # A checkpoint may have come between the question and the answer: who speaks over a network asks again.
+        print(f"{program} asks again: {ran.stdout}{ran.stderr}".replace("\n", " "), file=sys.stderr, flush=True)
     sys.exit(f"{program}: {ran.stdout}{ran.stderr}")
 
 
@@ -117,16 +119,40 @@ fn is_as_in_the_original(pool: &Pool, job: &Job<'_>, when: &str) {
     assert_eq!(events.iter().filter(|code| **code == 1).count(), 3, "{when}: {events:?}");
 
     let ad = job.queued().unwrap_or_default();
-    let committed = ad["CommittedTime"].as_i64().unwrap_or(0);
-    // The original wants 15 at least of four pieces, each rounded to whole seconds; here are six or seven pieces. What only a
-    // vacate's checkpoint has saved HTCondor does not count.
-    let least = if when == "ON_EXIT" { 10 } else { 8 };
-    assert!((least..=60).contains(&committed), "{when}: CommittedTime is {committed}\n{log}");
+    // Nothing but a checkpoint makes a command fail.
+    let records: Vec<_> = log.lines().filter_map(Record::parse).collect();
+    let stderr = job.read("job.err");
+    assert!(stderr.lines().count() <= restores(&records), "{when}: {stderr}\n{log}");
+
+    committed_time(&ad, &log, when);
     // One for each checkpoint that was carried while it ran, and one for the end.
-    let carried = commits(&log.lines().filter_map(Record::parse).collect::<Vec<_>>(), "interval");
+    let carried = commits(&records, "interval");
     let spool = pool.ask(Host::Ap, "root", &["sh", "-c", "cat /var/spool/condor/job_queue.log"]);
     let line = format!("103 {}.0 CommittedTime ", job.id());
     let updates = spool.lines().filter(|text| text.starts_with(&line)).count();
     assert_eq!(updates, carried + 1, "{when}: CommittedTime was written {updates} times\n{log}");
     pool.ask(Host::Ap, "alice", &["condor_rm", job.id()]);
+}
+
+/// How HTCondor counts it (starter and shadow; measured by this on 23.9 and 25.14): at each checkpoint that is carried while the job runs, the
+/// life of the process that has just ended, cut to whole seconds; at the end, the time since the last of these exits or since the
+/// start of the run; at a vacate nothing, whether its checkpoint is used or not. The original has four lives and wants 15 s; here are
+/// six to eight, each cut, so that 15 s can be less than 10.
+fn committed_time(ad: &serde_json::Value, log: &str, when: &str) {
+    let time = |line: &str| line.split(' ').next()?.parse::<jiff::Timestamp>().ok();
+    let (mut counted, mut all, mut lives) = (0.0, 0.0, 0.0);
+    for life in log.split_inclusive(" INFO ending ").collect::<Vec<_>>() {
+        let Some(began) = life.lines().find(|line| line.contains(" INFO starting ")).and_then(time) else { continue };
+        let Some(ended) = life.lines().last().and_then(time) else { continue };
+        let seconds = (ended - began).as_secs_f64();
+        all += seconds;
+        if !life.contains("reason=vacate frozen_seconds") {
+            (counted, lives) = (counted + seconds, lives + 1.0);
+        }
+    }
+    assert!(all >= 15.0, "{when}: the lives have {all} s\n{log}");
+    let committed = ad["CommittedTime"].as_f64().unwrap_or(0.0);
+    // A life is a little longer than what the log has of it; the end's includes the last upload.
+    let found = counted - lives..=counted + lives + 5.0;
+    assert!(found.contains(&committed), "{when}: CommittedTime is {committed}, not {found:?}\n{log}");
 }

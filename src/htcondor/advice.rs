@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use super::job::ENDED_ATTEMPT;
 use super::{ClassAd, Job};
+
+/// `on_exit_remove` of a job under condor-criu: 75 sends it to another host, unless it is the program's own end, of which the queue has
+/// just been told. HTCondor counts an end before it evaluates this (measured on 23.9 and 25.14).
+pub const ON_EXIT_REMOVE: &str = "ExitCode =!= 75 || ChirpCriuEndedAttempt =?= NumJobCompletions - 1";
 
 /// Seconds; HTCondor's default `MachineMaxVacateTime`, which ends a vacate however much the job asks for.
 const MACHINE_VACATE_SECONDS: i64 = 600;
@@ -36,12 +41,7 @@ pub fn advice(job: &Job, checkpoint: &str, log: &str, last_dump: Option<Duration
     if output.is_some_and(|names| !names.iter().any(|name| name == checkpoint)) {
         found.push(format!("the checkpoint at an eviction is not carried: add {checkpoint} to transfer_output_files"));
     }
-    if !ad.expression("OnExitRemove").is_some_and(|expression| expression.contains("75")) {
-        found.push(
-            "a host that cannot restore the checkpoint would end the job: add on_exit_remove = ExitCode =!= 75"
-                .to_owned(),
-        );
-    }
+    found.extend(on_exit_remove(ad));
     if ad.expression("CheckpointDestination").is_some() {
         found.push(
             "the checkpoint at an eviction does not go to checkpoint_destination and is lost: leave it out".to_owned(),
@@ -58,6 +58,37 @@ pub fn advice(job: &Job, checkpoint: &str, log: &str, last_dump: Option<Duration
         ));
     }
     found
+}
+
+/// What `on_exit_remove` lacks. From `max_retries` submit makes `NumJobCompletions > JobMaxRetries || ExitCode =?= 0`, and joins a line
+/// of the user's by another "or" (seen with 23.9 and 25.14).
+fn on_exit_remove(ad: &ClassAd) -> Option<String> {
+    let expression = ad.expression("OnExitRemove").unwrap_or_default();
+    let knows_75 = expression.contains("75");
+    let retries = ad.integer("JobMaxRetries").filter(|_| expression.contains("JobMaxRetries"));
+    let Some(retries) = retries else {
+        return (!knows_75).then(|| {
+            format!(
+                "a host that cannot restore the checkpoint would end the job: add on_exit_remove = {ON_EXIT_REMOVE}"
+            )
+        });
+    };
+    let wrong = if knows_75 {
+        "HTCondor joins max_retries and on_exit_remove by \"or\", so that nothing is ever retried"
+    } else {
+        "a host that cannot restore the checkpoint uses up one of max_retries"
+    };
+    let success = ad.integer("JobSuccessExitCode").unwrap_or(0);
+    Some(format!(
+        "{wrong}: leave max_retries out and write on_exit_remove = ({ON_EXIT_REMOVE}) && (ExitCode =?= {success} || \
+         NumJobCompletions > {retries})"
+    ))
+}
+
+/// Whether the job ad's `on_exit_remove` would take the program's own exit code for our 75 and run the job again, for ever.
+pub fn takes_for_ours(job: &Job, code: u8) -> bool {
+    let expression = job.ad.as_ref().and_then(|ad| ad.expression("OnExitRemove"));
+    code == 75 && expression.is_some_and(|text| text.contains("75") && !text.contains(ENDED_ATTEMPT))
 }
 
 /// How long a vacate leaves: the smaller of what job and machine allow.
@@ -86,7 +117,8 @@ mod tests {
     #[test]
     fn a_good_ad_gets_no_advice() {
         let good = "SuccessCheckpointExitCode = 85\nWantFTOnCheckpoint = true\nWhenToTransferOutput = \"ON_EXIT_OR_EVICT\"\n\
-                    TransferCheckpoint = \"cp,log\"\nTransferOutput = \"cp, log, out\"\nJobMaxVacateTime = 60\nOnExitRemove = ExitCode =!= 75";
+                    TransferCheckpoint = \"cp,log\"\nTransferOutput = \"cp, log, out\"\nJobMaxVacateTime = 60\n\
+                    OnExitRemove = ExitCode =!= 75";
         assert!(of(good, Some(30)).is_empty(), "{:?}", of(good, Some(30)));
         assert!(of(good, Some(90))[0].contains("job_max_vacate_time = 210"));
     }
@@ -103,5 +135,30 @@ mod tests {
             found.contains("transfer_checkpoint_files = cp, log") && found.contains("+WantFTOnCheckpoint"),
             "{found}"
         );
+    }
+
+    #[test]
+    fn retries_are_joined_as_submit_cannot() {
+        let of = |text: &str| on_exit_remove(&ClassAd::parse(text));
+        let submits = "JobMaxRetries = 2\nOnExitRemove = NumJobCompletions > JobMaxRetries || ExitCode =?= 0";
+        let line = format!("on_exit_remove = ({ON_EXIT_REMOVE}) && (ExitCode =?= 0 || NumJobCompletions > 2)");
+        let alone = of(submits).unwrap();
+        assert!(alone.contains("uses up one") && alone.ends_with(&line), "{alone}");
+        let joined = of(&format!("{submits} || ExitCode =!= 75")).unwrap();
+        assert!(joined.contains("nothing is ever retried") && joined.ends_with(&line), "{joined}");
+        assert!(of("OnExitRemove = true").unwrap().ends_with(ON_EXIT_REMOVE));
+        assert_eq!(of(&format!("OnExitRemove = {ON_EXIT_REMOVE}")), None);
+        // What is advised is not advised again.
+        assert_eq!(of(&line.replace("on_exit_remove", "OnExitRemove")), None);
+    }
+
+    #[test]
+    fn a_75_of_the_program_is_told_from_ours_by_the_line_that_we_advise() {
+        let taken = |code: u8, expression: &str| {
+            let ad = Some(ClassAd::parse(&format!("OnExitRemove = {expression}")));
+            takes_for_ours(&Job { scratch: "/".into(), ad, machine: None }, code)
+        };
+        assert!(taken(75, "ExitCode =!= 75") && !taken(3, "ExitCode =!= 75"));
+        assert!(!taken(75, ON_EXIT_REMOVE) && !taken(75, "true"));
     }
 }

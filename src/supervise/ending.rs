@@ -7,6 +7,7 @@ use super::streams;
 use super::supervisor::{State, Step, Supervisor};
 use crate::exit::{Ended, Exit, Failure};
 use crate::host::cpu;
+use crate::htcondor::advice::{ON_EXIT_REMOVE, takes_for_ours};
 use crate::sandbox::STATE_DIR;
 
 impl Supervisor {
@@ -19,6 +20,14 @@ impl Supervisor {
         tracing::info!("the payload ended by {ended}");
         if let Some(failure) = self.wrong_processor(ended) {
             return Some(Err(failure));
+        }
+        if let Ended::Exited(code) = ended
+            && takes_for_ours(&self.launch.job, code)
+        {
+            self.warn(format!(
+                "the program's own exit code {code} means to on_exit_remove that the job cannot go on here, so that it runs again: write \
+                 on_exit_remove = {ON_EXIT_REMOVE}"
+            ));
         }
         match (ended, self.launch.job.checkpoint_code()) {
             (Ended::Exited(code), Some(reserved)) if code == reserved => {

@@ -21,7 +21,7 @@ executable = /opt/condor-criu/condor-criu
 when_to_transfer_output = ON_EXIT_OR_EVICT
 checkpoint_exit_code = 85
 transfer_checkpoint_files = criu-checkpoint.tar.zst,condor-criu.log
-on_exit_remove = ExitCode =!= 75
+on_exit_remove = ExitCode =!= 75 || ChirpCriuEndedAttempt =?= NumJobCompletions - 1
 job_machine_attrs = Machine
 requirements = TARGET.Machine =!= MY.MachineAttrMachine0
 ";
