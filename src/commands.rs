@@ -89,7 +89,9 @@ fn wrap(submit: &Path, output: Option<&Path>, executable: Option<PathBuf>) -> Re
     };
     let own = executable.is_none();
     let executable = executable.map_or_else(std::env::current_exe, Ok).map_err(cannot)?;
-    let wrapped = submit::wrap(&text, &executable.to_string_lossy())
+    // As condor_submit finds it: from where it is started.
+    let read = |file: &str| std::fs::read_to_string(file).ok();
+    let wrapped = submit::wrap(&text, &executable.to_string_lossy(), &read)
         .map_err(|refused| Failure::start(&*what, &refused).with_remedy(refused.remedy).with_exit(Exit::Negative))?;
     match output {
         Some(path) => std::fs::write(path, wrapped).map_err(cannot)?,

@@ -25,9 +25,13 @@ pub struct Refused {
     pub remedy: &'static str,
 }
 
-/// The wrapped description; `executable` is the path of condor-criu on the access point. A wrapped one comes back as it is.
-pub fn wrap(text: &str, executable: &str) -> Result<String, Refused> {
+/// The wrapped description; `executable` is the path of condor-criu on the access point. A wrapped one comes back as it is. `read`
+/// returns the text of a file that the description includes.
+pub fn wrap(text: &str, executable: &str, read: &dyn Fn(&str) -> Option<String>) -> Result<String, Refused> {
     let statements = parse(text);
+    for one in statements.iter().filter(|one| one.kind == Kind::Other) {
+        refuse_include(one, read)?;
+    }
     if statements.iter().any(|one| one.kind == Kind::Nothing && one.text.trim_start().starts_with(MARK)) {
         return Ok(text.to_owned());
     }
@@ -101,16 +105,19 @@ impl Plan {
             refuse_queue(one)?;
         }
         let last = |wanted: &str| assignments.iter().rev().find(|(key, _)| *key == wanted).map(|(_, one)| *one);
-        let Some(program) = last("executable") else {
+        let program = last("executable");
+        let looped = statements.iter().any(|one| one.kind == Kind::Queue && queue(one) != one.text);
+        if program.is_none() && !looped {
             let line = statements.len().max(1);
             return Err(Refused {
                 line,
                 why: "no executable is set".into(),
                 remedy: "name the program in `executable`; what a container image starts by itself cannot be wrapped",
             });
-        };
+        }
         let on_the_host = last("transfer_executable").is_some_and(|one| one.value().eq_ignore_ascii_case("false"));
-        if !on_the_host && program.value().contains(char::is_whitespace) && !program.value().contains('$') {
+        let blank = |one: &&Statement| one.value().contains(char::is_whitespace) && !one.value().contains('$');
+        if let Some(program) = program.filter(blank).filter(|_| !on_the_host) {
             return Err(Refused {
                 line: program.line,
                 why: "the program's name has a blank".into(),
@@ -173,11 +180,7 @@ impl Plan {
 
     /// When the job leaves the queue.
     fn removal(&self) -> String {
-        if self.leaves.is_empty() {
-            "ExitCode =!= 75".to_owned()
-        } else {
-            format!("ExitCode =!= 75 && ({})", self.leaves)
-        }
+        if self.leaves.is_empty() { DONE.to_owned() } else { format!("({DONE}) && ({})", self.leaves) }
     }
 
     /// A statement as it has to be.
@@ -225,6 +228,8 @@ impl Plan {
     }
 }
 
+/// Not a refusal to restore, which is a 75 of ours; one of the program's own comes with its end (docs/htcondor.md).
+const DONE: &str = "ExitCode =!= 75 || ChirpCriuEndedAttempt =?= NumJobCompletions - 1";
 /// The job stays away from the machine that could not restore its checkpoint.
 const STEER: &str = "TARGET.Machine =!= MY.ChirpCriuRefusedBy";
 
@@ -289,6 +294,40 @@ fn refuse(key: &str, one: &Statement) -> Result<(), Refused> {
     }
 }
 
+/// `include : file`: what it sets is out of reach, and may be all that has to change.
+fn refuse_include(one: &Statement, read: &dyn Fn(&str) -> Option<String>) -> Result<(), Refused> {
+    let words = one.text.trim();
+    let lower = words.to_ascii_lowercase();
+    let Some(rest) = lower.strip_prefix("include") else { return Ok(()) };
+    let file = words[words.len() - rest.len()..].trim_start_matches([' ', '\t', ':']).trim();
+    let refused = |why: String| {
+        Err(Refused {
+            line: one.line,
+            why,
+            remedy: "put the lines of that file into this one in the place of `include`",
+        })
+    };
+    let Some(text) = read(file).filter(|_| !rest.trim_start().starts_with("command") && !file.contains('$')) else {
+        return refused(format!("what {file} sets cannot be seen"));
+    };
+    let concerned = |inner: &Statement| {
+        let concerns = match inner.kind {
+            Kind::Assignment => !matches!(canonical(&inner.key), "" | "universe"),
+            Kind::Queue => true,
+            Kind::Other => inner.text.trim_start().to_ascii_lowercase().starts_with("include"),
+            Kind::Nothing => false,
+        };
+        concerns || canonical(&inner.key) == "universe" && refuse("universe", inner).is_err()
+    };
+    match parse(&text).iter().find(|inner| concerned(inner)) {
+        Some(inner) => refused(format!(
+            "{file} has `{}`, which has to change",
+            inner.text.lines().next().unwrap_or_default().trim()
+        )),
+        None => Ok(()),
+    }
+}
+
 fn refuse_queue(one: &Statement) -> Result<(), Refused> {
     let head = one.text.lines().next().unwrap_or_default().to_ascii_lowercase();
     let end = ["from", "in", "matching"].iter().filter_map(|word| head.find(&format!(" {word} "))).min();
@@ -330,7 +369,7 @@ mod tests {
     use super::*;
 
     fn wrapped(text: &str) -> String {
-        wrap(text, "/opt/condor-criu").unwrap()
+        wrap(text, "/opt/condor-criu", &|_| None).unwrap()
     }
 
     #[test]
@@ -342,7 +381,7 @@ mod tests {
             "transfer_input_files = $(criu_payload)",
             "checkpoint_exit_code = 85",
             "when_to_transfer_output = ON_EXIT_OR_EVICT",
-            "on_exit_remove = ExitCode =!= 75",
+            "on_exit_remove = ExitCode =!= 75 || ChirpCriuEndedAttempt =?= NumJobCompletions - 1",
             "# was: executable = sim",
             "criu_payload = sim",
             "queue",
@@ -366,8 +405,8 @@ mod tests {
         has("transfer_output_files = \"\"", "transfer_output_files = criu-checkpoint.tar.zst, condor-criu.log");
         has("requirements = (A)", "requirements = TARGET.Machine =!= MY.ChirpCriuRefusedBy && ((A))");
         has("when_to_transfer_output = ON_EXIT", "when_to_transfer_output = ON_EXIT_OR_EVICT");
-        has("on_exit_remove = X", "on_exit_remove = ExitCode =!= 75 && (X)");
-        has("max_retries = 3", "on_exit_remove = ExitCode =!= 75 && (ExitCode =?= 0 || NumJobCompletions > 3)");
+        has("on_exit_remove = X", &format!("on_exit_remove = ({DONE}) && (X)"));
+        has("max_retries = 3", &format!("on_exit_remove = ({DONE}) && (ExitCode =?= 0 || NumJobCompletions > 3)"));
         has("transfer_executable = false", "arguments = run -- $(criu_payload)");
         has("transfer_executable = false", "transfer_executable = True");
         let looped = wrapped("executable = x\nqueue executable in (a b)\n");
@@ -384,8 +423,12 @@ mod tests {
             ("container_image = i\nqueue\n", 2, "no executable"),
             ("executable = x\nqueue arguments from list\n", 2, "the loop sets arguments"),
             ("executable = a b\nqueue\n", 1, "blank"),
+            ("include : memory\ninclude : args\nexecutable = x\nqueue\n", 2, "args has `Arguments = 1`"),
+            ("include command : ./x |\nexecutable = x\nqueue\n", 1, "cannot be seen"),
         ] {
-            let refused = wrap(text, "c").unwrap_err();
+            let read =
+                |file: &str| Some(if file == "args" { "Arguments = 1\n" } else { "request_memory = 1\n" }.to_owned());
+            let refused = wrap(text, "c", &read).unwrap_err();
             assert!(refused.line == line && refused.why.contains(why), "{text:?}: {refused}");
         }
     }
