@@ -1,17 +1,33 @@
 //! From a parsed command line to the room that does it.
 
 use crate::checkpoint::inspect;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Cli, Command, Rehearse, Run};
 use crate::criu::{bundle, find};
 use crate::exit::{Ended, Exit, Failure};
 use crate::host::doctor::{self, Place, advertise::advertise};
-use crate::htcondor::{Job, submit};
-use crate::sandbox::probe;
+use crate::htcondor::{ClassAd, Job, submit};
+use crate::sandbox::{OUR_ROOT, probe};
 use crate::settings::{Layer, Settings};
 use crate::supervise::{self, RunOptions};
 use crate::{rehearse, report};
+
+/// The words of the command line. A job that the access point has wrapped (condor-config/access-point.conf) has its own arguments, whatever
+/// they are, and its program in the job ad: then this is `run`.
+pub fn words() -> Vec<OsString> {
+    let mut given: Vec<OsString> = std::env::args_os().collect();
+    // What the program itself starts in the sandbox is no job.
+    let job = (!Path::new(OUR_ROOT).exists()).then(|| std::env::var_os("_CONDOR_JOB_AD")).flatten();
+    let program = job.and_then(|path| ClassAd::read(Path::new(&path)).ok()?.string("CriuProgram"));
+    if let Some(program) = program {
+        let me = given.first().cloned().unwrap_or_default();
+        let run = [me, "run".into(), "--".into(), program.into()];
+        given.splice(..given.len().min(1), run);
+    }
+    given
+}
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {

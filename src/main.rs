@@ -8,7 +8,7 @@ use condor_criu::commands;
 use condor_criu::exit::Exit;
 
 fn main() -> ExitCode {
-    let exit = match Cli::try_parse() {
+    let exit = match Cli::try_parse_from(commands::words()) {
         Ok(cli) => commands::dispatch(cli).unwrap_or_else(|failure| {
             eprintln!("error: {failure}");
             failure.exit

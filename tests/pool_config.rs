@@ -92,21 +92,18 @@ fn several_jobs_and_a_dag(series: Series) {
         "five.sub",
         &format!(
             "{common}{one}arguments = number $(Process)\nlog = five.log\ninitialdir = five$(Process)\n\
-        executable = ../sim\nmax_materialize = 3\nqueue 5\n"
+        max_materialize = 3\nqueue 5\n"
         ),
     );
     write(
         "from.sub",
         &format!(
-            "{common}{one}arguments = $(x) $(y)\nlog = from.log\ninitialdir = from$(x)\nexecutable = ../sim\n\
+            "{common}{one}arguments = $(x) $(y)\nlog = from.log\ninitialdir = from$(x)\n\
         queue x, y from list\n"
         ),
     );
     write("list", "a 1\nb 2\n");
-    write(
-        "node.sub",
-        &format!("{common}{one}arguments = $(NAME)\nlog = node.log\ninitialdir = dag\nexecutable = ../sim\nqueue\n"),
-    );
+    write("node.sub", &format!("{common}{one}arguments = $(NAME)\nlog = node.log\ninitialdir = dag\nqueue\n"));
     write("job.dag", "JOB A node.sub\nVARS A NAME=\"alpha\"\n");
     let places = ["five0", "five1", "five2", "five3", "five4", "froma", "fromb", "dag"];
     for place in places {
@@ -115,23 +112,19 @@ fn several_jobs_and_a_dag(series: Series) {
     pool.ask(Host::Ap, "root", &["sh", "-c", "chmod 755 /shared/several/sim && chown -R alice: /shared/several"]);
     let script = "cd /shared/several && condor_submit five.sub && condor_submit from.sub && condor_submit_dag job.dag";
     pool.ask(Host::Ap, "alice", &["sh", "-c", script]);
-    let deadline = std::time::Instant::now() + PATIENCE;
-    let wait = |what: &dyn Fn() -> bool| {
-        while !what() {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "{}",
-                pool.ask(Host::Ap, "root", &["condor_q", "-all", "-nobatch"])
-            );
-            std::thread::sleep(std::time::Duration::from_millis(500));
-        }
-    };
-    let running = || pool.ask(Host::Ap, "root", &["condor_q", "-all", "-run", "-af", "ClusterId"]).lines().count() >= 6;
-    wait(&running);
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    pool.ask(Host::Ap, "root", &["condor_vacate_job", "-constraint", "WantCriu =?= true && JobStatus == 2"]);
     let read = |place: &str, name: &str| std::fs::read_to_string(folder.join(place).join(name)).unwrap_or_default();
-    wait(&|| places.iter().all(|place| read(place, "out").contains("line 60\n")));
+    let deadline = std::time::Instant::now() + PATIENCE;
+    // Each of them once, when it has run for a while.
+    let young = "WantCriu =?= true && JobStatus == 2 && NumJobStarts < 2 && time() - JobCurrentStartDate > 1";
+    while !places.iter().all(|place| read(place, "out").contains("line 60\n")) {
+        pool.exec(Host::Ap, "root", &["condor_vacate_job", "-constraint", young]);
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{}",
+            pool.ask(Host::Ap, "root", &["condor_q", "-all", "-nobatch"])
+        );
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
     let mut vacated = 0;
     for (place, arguments) in
         places.iter().zip(["number 0", "number 1", "number 2", "number 3", "number 4", "a 1", "b 2", "alpha"])
@@ -140,8 +133,8 @@ fn several_jobs_and_a_dag(series: Series) {
         assert_eq!(read(place, "out"), expected(arguments), "{place}: {log}");
         vacated += usize::from(log.contains("runs again"));
     }
-    // What had not begun yet, or was materialised later, was not vacated.
-    assert!(vacated >= 4, "only {vacated} jobs were moved");
+    // The machine may be so busy that one ends before it is vacated.
+    assert!(vacated >= 6, "only {vacated} jobs were moved");
 }
 
 fn what_cannot_be_checkpointed_is_refused(series: Series) {
