@@ -74,6 +74,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "a process watches a file with inotify that is not below the job's directory",
         "let it watch files in the job's directory only",
     ),
+    (
+        "Unable to connect a socket: Network is unreachable",
+        "the loopback interface is down, over which CRIU tries what the kernel can do",
+        "the administrator brings it up: ip link set lo up",
+    ),
     ("Unable to detach from", "the kernel's yama restricts ptrace", "kernel.yama.ptrace_scope must be 0, 1 or 2"),
     (
         "Failed to resolve mapping",
