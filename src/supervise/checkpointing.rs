@@ -271,7 +271,8 @@ impl Supervisor {
             return cpu.clone();
         }
         let uptime = ClockReadings::now().map_or(0, |clock| u64::try_from(clock.boottime_ns).unwrap_or(0));
-        let Some(who) = baseline::used_avx512(&self.sandbox.proc(), Duration::from_nanos(uptime)) else {
+        let ran = Duration::from_secs_f64(self.ran());
+        let Some(who) = baseline::used_avx512(&self.sandbox.proc(), Duration::from_nanos(uptime), ran) else {
             return cpu.clone();
         };
         tracing::warn!(
