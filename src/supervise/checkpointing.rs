@@ -27,6 +27,10 @@ const RETRY: Duration = Duration::from_secs(5 * 60);
 /// Doublings of [`RETRY`]: up to 160 minutes.
 const RETRY_DOUBLINGS: u32 = 5;
 
+/// A cause that may be gone in a moment is tried again so soon, and so often, before it is a failure: a vacate has no more time.
+const SOON: Duration = Duration::from_secs(1);
+const SOON_TRIES: u32 = 8;
+
 impl Supervisor {
     /// Sets the time of the next periodic checkpoint.
     pub(super) fn schedule(&mut self) {
@@ -194,6 +198,18 @@ impl Supervisor {
             let why = saving.end().unwrap_or(cause.why);
             for line in &cause.lines {
                 tracing::warn!("criu: {line}");
+            }
+            if cause.passes {
+                if self.failures < SOON_TRIES {
+                    tracing::warn!("cannot save the payload yet: {why}");
+                    self.failures += 1;
+                    self.thaw();
+                    self.next_reason = reason;
+                    self.next_checkpoint = Some(Instant::now() + SOON);
+                    return None;
+                }
+                // All of these are one failure.
+                self.failures = 0;
             }
             match &cause.remedy {
                 Some(remedy) => self.go_on_after_failure(&format!("{why}; what to do: {remedy}")),
