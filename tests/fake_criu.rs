@@ -46,6 +46,27 @@ fn a_dump_that_fails_harms_nothing_and_the_signal_is_passed_on() {
 }
 
 #[test]
+fn a_cause_that_passes_costs_a_vacate_nothing() {
+    let bench = Bench::new();
+    let mut host = bench.host("host", FIRST_USER);
+    // Once; what tells that it has been is in the job's own /tmp.
+    fake(
+        &mut host,
+        "dump) if mkdir /tmp/tried; then echo 'Error (criu/pipes.c:436): Unable to set a pipe size: Operation not permitted' >&2; \
+         exit 1; fi;;",
+    );
+    let script = "trap 'exit 7' TERM; for i in $(seq 100); do echo line$i; sleep 0.05; done; exit 4";
+    let words = ["--", "sh", "-c", script];
+    let mut job = host.start(&words);
+    job.until_output("line3\n").signal(Signal::SIGTERM);
+    assert_code(&host, job.end(), 85);
+    drop(job);
+    assert!(host.log().contains("cannot save the payload yet: the user's jobs on this host"), "{}", host.log());
+    assert_code(&host, host.run(&words), 4);
+    assert!(host.stdout().ends_with("line99\nline100\n"), "{}", host.stdout());
+}
+
+#[test]
 fn a_dump_that_fails_leaves_the_checkpoint_before_it() {
     let bench = Bench::new();
     let mut host = bench.host("host", FIRST_USER);

@@ -58,9 +58,12 @@ fn the_third_attempt_is_whole(job: &Job<'_>) {
 
 fn retried_from_the_beginning(pool: &Pool) {
     let jobs = ["max_retries = 2\non_exit_remove =\n", RETRIES].map(|lines| submit(pool, lines));
-    for job in jobs {
-        the_third_attempt_is_whole(&job);
+    for job in &jobs {
+        the_third_attempt_is_whole(job);
     }
+    // What submit has made of max_retries is recognised, and the line that is advised instead is the other job's.
+    let advised = jobs.each_ref().map(|job| job.read("condor-criu.log").contains(RETRIES.trim_end()));
+    assert_eq!(advised, [true, false]);
 }
 
 fn evicted_in_the_second_attempt(pool: &Pool) {

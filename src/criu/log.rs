@@ -18,7 +18,13 @@ pub struct Cause {
     pub remedy: Option<String>,
     /// criu's last error lines.
     pub lines: Vec<String>,
+    /// Whether it may be gone in a moment, without anybody's doing.
+    pub passes: bool,
 }
+
+/// The user's pipes on this host, those of other jobs included, have all the memory that pipes may have; seen with a dozen jobs of one
+/// user that were saved at the same time.
+const NO_PIPE_MEMORY: &str = "Unable to set a pipe size";
 
 /// Text in the log, what it means, what to do. The first that matches wins: the special before the general.
 /// Source: criu-facts, section 12, each seen on CRIU 4.1.1 or 4.2.1.
@@ -62,6 +68,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "Can't turn TCP repair mode ON",
         "a process holds a TCP connection in the host's network",
         "use network = \"private\" if both ends belong to the job",
+    ),
+    (
+        NO_PIPE_MEMORY,
+        "the user's jobs on this host have used up the memory for pipes",
+        "ask the administrator to raise fs.pipe-user-pages-soft",
     ),
     ("Can't get 1:16 opt", "this CRIU is too old for this kernel: every socket fails", "use CRIU 4.2"),
     (
@@ -153,16 +164,17 @@ pub fn explain(text: &str) -> Cause {
     let errors: Vec<&str> =
         text.lines().filter(|line| line.contains("Error ") || line.starts_with("cannot ")).collect();
     let lines: Vec<String> = errors.iter().rev().take(SHOWN).rev().map(|line| (*line).to_owned()).collect();
+    let passes = errors.iter().any(|line| line.contains(NO_PIPE_MEMORY));
     for (pattern, why, remedy) in KNOWN {
         if errors.iter().any(|line| line.contains(pattern)) {
-            return Cause { why: (*why).to_owned(), remedy: Some((*remedy).to_owned()), lines };
+            return Cause { why: (*why).to_owned(), remedy: Some((*remedy).to_owned()), lines, passes };
         }
     }
     let why = match errors.first() {
         Some(line) => format!("CRIU says: {}", words(line)),
         None => "CRIU gave no reason".to_owned(),
     };
-    Cause { why, remedy: None, lines }
+    Cause { why, remedy: None, lines, passes }
 }
 
 /// A line without its time, pid and place: `(00.01) 300: Error (criu/files.c:1): Can't` → `Can't`.

@@ -27,6 +27,10 @@ const RETRY: Duration = Duration::from_secs(5 * 60);
 /// Doublings of [`RETRY`]: up to 160 minutes.
 const RETRY_DOUBLINGS: u32 = 5;
 
+/// A cause that may be gone in a moment is tried again so soon, and so often, before it is a failure: a vacate has no more time.
+const SOON: Duration = Duration::from_secs(1);
+const SOON_TRIES: u32 = 8;
+
 impl Supervisor {
     /// Sets the time of the next periodic checkpoint.
     pub(super) fn schedule(&mut self) {
@@ -199,6 +203,18 @@ impl Supervisor {
             for line in &cause.lines {
                 tracing::warn!("criu: {line}");
             }
+            if cause.passes {
+                if self.failures < SOON_TRIES {
+                    tracing::warn!("cannot save the payload yet: {why}");
+                    self.failures += 1;
+                    self.thaw();
+                    self.next_reason = reason;
+                    self.next_checkpoint = Some(Instant::now() + SOON);
+                    return None;
+                }
+                // All of these are one failure.
+                self.failures = 0;
+            }
             match &cause.remedy {
                 Some(remedy) => self.go_on_after_failure(&format!("{why}; what to do: {remedy}")),
                 None => self.go_on_after_failure(&why),
@@ -275,7 +291,8 @@ impl Supervisor {
             return cpu.clone();
         }
         let uptime = ClockReadings::now().map_or(0, |clock| u64::try_from(clock.boottime_ns).unwrap_or(0));
-        let Some(who) = baseline::used_avx512(&self.sandbox.proc(), Duration::from_nanos(uptime)) else {
+        let ran = Duration::from_secs_f64(self.ran());
+        let Some(who) = baseline::used_avx512(&self.sandbox.proc(), Duration::from_nanos(uptime), ran) else {
             return cpu.clone();
         };
         tracing::warn!(

@@ -268,11 +268,14 @@ impl<'p> Job<'p> {
         }
     }
 
-    /// A file of its scratch directory on a host as it is now, such as `_condor_stdout`.
+    /// A file of its scratch directory on a host as it is now, such as `_condor_stdout`. After a cut cable an earlier run of it may still
+    /// be alive there; the last one counts.
     pub fn scratch(&self, host: Host, file: &str) -> Option<String> {
-        const FIND: &str = r#"for dir in $(ls -dt "$1"/dir_* "$1"/dir_*/scratch 2>/dev/null); do
-            grep -qs "^ClusterId = $2\$" "$dir/.job.ad" && cat "$dir/$3" && exit
-        done; exit 1"#;
+        const FIND: &str = r#"last=-1; for ad in "$1"/dir_*/.job.ad "$1"/dir_*/scratch/.job.ad; do
+            grep -qs "^ClusterId = $2\$" "$ad" || continue
+            run=$(sed -n 's/^NumShadowStarts = //p' "$ad")
+            [ "${run:-0}" -le "$last" ] || { last=${run:-0}; dir=${ad%/*}; }
+        done; [ "$last" -ge 0 ] && cat "$dir/$3""#;
         let found = self.pool.exec(host, "root", &["sh", "-c", FIND, "sh", host.execute(), &self.cluster, file]);
         found.status.success().then(|| String::from_utf8_lossy(&found.stdout).into_owned())
     }
