@@ -1,0 +1,155 @@
+//! Other kernels and other processors: what this machine has saved goes on in virtual machines under software emulation, or is refused.
+//! Only with `./test --long`: each life in a machine takes up to a minute.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::local::{Bench, FIRST_USER, Host, real_criu};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// numpy with OpenBLAS: as many numbers as a machine under emulation makes in a minute.
+const PROGRAM: &[u8] = include_bytes!("payloads/matrix.py");
+
+fn setup(script: &str, argument: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/setup").join(script);
+    let output = Command::new(script).arg(argument).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
+/// A folder with condor-criu and criu, and scratch directories below it.
+fn bench() -> Bench {
+    let bench = Bench::new();
+    assert!(
+        Command::new("cp").arg("-r").arg(real_criu()).arg(bench.path().join("criu-folder")).status().unwrap().success()
+    );
+    bench
+}
+
+fn job(host: &Host<'_>, bench: &Bench, baseline: &str) -> String {
+    let name = host.scratch.strip_prefix(bench.path()).unwrap().display();
+    format!(
+        "cd {name}; exec /mnt/condor-criu run --criu /mnt/criu-folder --cpu-baseline {baseline} -- python3 matrix.py \
+         >>_condor_stdout 2>>_condor_stderr"
+    )
+}
+
+/// A life on this machine's kernel and processor, in the root that the machines have too; vacated after this line.
+fn here(bench: &Bench, host: &Host<'_>, baseline: &str, until: Option<&str>) -> i32 {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/in-root"));
+    command.arg(setup("root", "numeric")).arg(bench.path()).arg(FIRST_USER.to_string());
+    command.args(["sh", "-c", &job(host, bench, baseline)]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    let mut child = command.spawn().unwrap();
+    if let Some(line) = until {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !host.stdout().contains(line) {
+            assert!(child.try_wait().unwrap().is_none() && Instant::now() < deadline, "{}", host.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+        kill(Pid::from_raw(children.trim().parse().unwrap()), Signal::SIGTERM).unwrap();
+    }
+    child.wait().unwrap().code().unwrap()
+}
+
+/// A life in a machine with this kernel and this processor, in a copy of the scratch directory on its own disk; what is left comes back.
+fn there(bench: &Bench, host: &Host<'_>, baseline: &str, machine: (&str, &str), vacate_after: Option<&str>) -> i32 {
+    let name = host.scratch.strip_prefix(bench.path()).unwrap().display().to_string();
+    let job = job(host, bench, baseline).replace(&format!("cd {name}"), "cd /tmp/scratch");
+    let wait = vacate_after.map_or(String::new(), |line| {
+        format!("while ! grep -q '{line}' /tmp/scratch/_condor_stdout; do sleep 0.2; done; kill -TERM $job; ")
+    });
+    let script = format!(
+        "cp -r /mnt/{name} /tmp/scratch; chown -R {FIRST_USER}:{FIRST_USER} /tmp/scratch\n\
+         setpriv --reuid {FIRST_USER} --regid {FIRST_USER} --clear-groups sh -c '{job}' &\njob=$!\n{wait}\nwait $job\ncode=$?\n\
+         cp -r /tmp/scratch/. /mnt/{name}/\nexit $code\n"
+    );
+    fs::write(bench.path().join("script"), script).unwrap();
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/in-vm"));
+    let output =
+        command.arg(machine.0).arg(setup("root", "numeric")).arg(bench.path()).arg(machine.1).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{words}");
+    fs::read_to_string(bench.path().join("status")).unwrap().trim().parse().unwrap()
+}
+
+fn scratch<'b>(bench: &'b Bench, name: &str) -> Host<'b> {
+    let host = bench.host(name, FIRST_USER);
+    host.write("matrix.py", PROGRAM);
+    fs::set_permissions(bench.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    host
+}
+
+/// What a run that nothing disturbs prints here, with this baseline: OpenBLAS rounds by the code that it chose.
+fn peace(bench: &Bench, baseline: &str) -> String {
+    let host = scratch(bench, &format!("peace-{baseline}"));
+    assert_eq!(here(bench, &host, baseline, None), 42, "{}", host.log());
+    host.stdout()
+}
+
+fn moves(baseline: &str, machine: (&str, &str)) {
+    if !common::long::wanted() {
+        return;
+    }
+    let bench = bench();
+    let expected = peace(&bench, baseline);
+    let host = scratch(&bench, "job");
+    assert_eq!(here(&bench, &host, baseline, Some("step 20 ")), 85, "{}", host.log());
+    assert_eq!(there(&bench, &host, baseline, machine, Some("step 35 ")), 85, "{}", host.log());
+    // And back, where the processor has more.
+    assert_eq!(here(&bench, &host, baseline, None), 42, "{}", host.log());
+    assert_eq!(host.stdout(), expected, "{}", host.log());
+}
+
+#[test]
+fn level_3_moves_to_an_intel_without_avx512_and_an_older_kernel() {
+    moves("x86-64-v3", ("bookworm", "Haswell-noTSX"));
+}
+
+#[test]
+fn level_3_moves_to_an_amd_and_linux_6_12() {
+    moves("x86-64-v3", ("trixie", "EPYC"));
+}
+
+#[test]
+fn level_2_moves_to_a_processor_without_avx() {
+    moves("x86-64-v2", ("bookworm", "Nehalem"));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_in_words_and_stays_whole() {
+    if !common::long::wanted() {
+        return;
+    }
+    let bench = bench();
+    for (baseline, machine, words) in [
+        ("x86-64-v3", ("bookworm", "Nehalem"), "(x86-64-v3), this processor is x86-64-v2"),
+        ("host", ("bookworm", "Haswell-noTSX"), "this processor is x86-64-v3"),
+    ] {
+        let host = scratch(&bench, &format!("refused-{baseline}"));
+        assert_eq!(here(&bench, &host, baseline, Some("step 5 ")), 85, "{}", host.log());
+        let before = fs::read(host.checkpoint()).unwrap();
+        if baseline == "host"
+            && !host.log().is_empty()
+            && !fs::read_to_string("/proc/cpuinfo").unwrap().contains("avx512f")
+        {
+            // This machine has no more than the other: nothing is there to be refused.
+            continue;
+        }
+        assert_eq!(there(&bench, &host, baseline, machine, None), 75, "{}", host.log());
+        assert!(
+            host.log().contains("cannot restore on this host: the checkpoint needs ") && host.log().contains(words),
+            "{}",
+            host.log()
+        );
+        assert!(fs::read(host.checkpoint()).unwrap() == before);
+    }
+}
