@@ -59,21 +59,9 @@ impl Attribute {
     }
 }
 
-/// A ClassAd string literal that the starter accepts.
+/// A string literal that the starter accepts.
 fn quoted(text: &str) -> String {
-    let mut literal = String::from("\"");
-    for c in text.chars() {
-        let next = match c {
-            '"' | '\\' => format!("\\{c}"),
-            c if c.is_control() => " ".to_owned(),
-            c => c.to_string(),
-        };
-        if literal.len() + next.len() >= VALUE_MAX {
-            break;
-        }
-        literal.push_str(&next);
-    }
-    literal + "\""
+    super::classad::quoted(text, VALUE_MAX)
 }
 
 enum Said {

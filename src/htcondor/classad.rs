@@ -97,6 +97,23 @@ impl ClassAd {
     }
 }
 
+/// A string literal of one line, cut off before it has `limit` bytes.
+pub fn quoted(text: &str, limit: usize) -> String {
+    let mut literal = String::from("\"");
+    for c in text.chars() {
+        let next = match c {
+            '"' | '\\' => format!("\\{c}"),
+            c if c.is_control() => " ".to_owned(),
+            c => c.to_string(),
+        };
+        if literal.len() + next.len() >= limit {
+            break;
+        }
+        literal.push_str(&next);
+    }
+    literal + "\""
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

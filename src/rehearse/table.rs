@@ -1,6 +1,7 @@
 //! The table of a rehearsal.
 
 use super::Eviction;
+use crate::report::text::bytes;
 
 /// One line an eviction.
 pub(super) fn evictions(evictions: &[Eviction]) -> String {
@@ -23,18 +24,6 @@ pub(super) fn evictions(evictions: &[Eviction]) -> String {
         cells.join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// Bytes with a unit.
-fn bytes(bytes: u64) -> String {
-    let units = ["B", "kB", "MB", "GB", "TB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
 #[cfg(test)]

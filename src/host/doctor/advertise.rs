@@ -7,6 +7,7 @@ use super::probe::{self, Place};
 use super::{Tried, flags};
 use crate::criu::find;
 use crate::exit::{Exit, Failure};
+use crate::htcondor::classad;
 use crate::settings::Settings;
 
 /// For both probes: with what comes before and after, the whole command stays below two seconds.
@@ -45,17 +46,8 @@ pub fn advertise(settings: &Settings) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// A ClassAd string of one line.
 fn quoted(text: &str) -> String {
-    let mut literal = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => literal.extend(['\\', c]),
-            c if c.is_control() => literal.push(' '),
-            c => literal.push(c),
-        }
-    }
-    literal + "\""
+    classad::quoted(text, usize::MAX)
 }
 
 #[cfg(test)]

@@ -137,6 +137,43 @@ fn heredoc(text: &str) -> Option<String> {
     (!tag.is_empty()).then(|| tag.to_owned())
 }
 
+/// condor_submit's name of a key: it takes either spelling in any case.
+pub fn canonical(key: &str) -> &'static str {
+    const NAMES: [(&str, &str); 20] = [
+        ("executable", "executable"),
+        ("cmd", "executable"),
+        ("arguments", "arguments"),
+        ("args", "arguments"),
+        ("arguments2", "arguments2"),
+        ("universe", "universe"),
+        ("jobuniverse", "universe"),
+        ("transfer_executable", "transfer_executable"),
+        ("transferexecutable", "transfer_executable"),
+        ("transfer_input_files", "transfer_input_files"),
+        ("transferinput", "transfer_input_files"),
+        ("transfer_output_files", "transfer_output_files"),
+        ("transferoutput", "transfer_output_files"),
+        ("should_transfer_files", "should_transfer_files"),
+        ("when_to_transfer_output", "when_to_transfer_output"),
+        ("requirements", "requirements"),
+        ("on_exit_remove", "on_exit_remove"),
+        ("max_retries", "max_retries"),
+        ("checkpoint_exit_code", "checkpoint_exit_code"),
+        ("success_exit_code", "success_exit_code"),
+    ];
+    let lower = key.trim_start_matches('+').trim_start_matches("MY.").to_ascii_lowercase();
+    let lower = lower.strip_prefix("my.").unwrap_or(&lower);
+    match lower {
+        "retry_until" => "retry_until",
+        "transfer_checkpoint_files" | "transfercheckpoint" => "transfer_checkpoint_files",
+        "shouldtransferfiles" => "should_transfer_files",
+        "whentotransferoutput" => "when_to_transfer_output",
+        "onexitremove" => "on_exit_remove",
+        "successcheckpointexitcode" | "wantftoncheckpoint" => "checkpoint_exit_code",
+        _ => NAMES.iter().find(|(name, _)| *name == lower).map_or("", |(_, canonical)| canonical),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

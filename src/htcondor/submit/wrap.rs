@@ -4,7 +4,8 @@
 //! program becomes the macro `criu_payload`: condor_submit expands macros when it queues, so that this holds for loops, conditions and
 //! several `queue` statements alike.
 
-use super::statement::{Kind, Statement, parse};
+use super::refuse::{Refused, refuse, refuse_include, refuse_queue};
+use super::statement::{Kind, Statement, canonical, parse};
 
 /// The checkpoint code that is promised.
 const CODE: u8 = crate::exit::DEFAULT_CHECKPOINT_CODE;
@@ -12,18 +13,6 @@ const CODE: u8 = crate::exit::DEFAULT_CHECKPOINT_CODE;
 const OURS: &str = "criu-checkpoint.tar.zst, condor-criu.log";
 /// Tells a description that was wrapped.
 const MARK: &str = "# condor-criu wrap:";
-
-/// Why a description cannot be wrapped.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {why}")]
-pub struct Refused {
-    /// From 1.
-    pub line: usize,
-    /// In plain words.
-    pub why: String,
-    /// What to do instead.
-    pub remedy: &'static str,
-}
 
 /// The wrapped description; `executable` is the path of condor-criu on the access point. A wrapped one comes back as it is. `read`
 /// returns the text of a file that the description includes.
@@ -41,43 +30,6 @@ pub fn wrap(text: &str, executable: &str, read: &dyn Fn(&str) -> Option<String>)
         body.push_str(&plan.changed(one)?);
     }
     Ok(plan.added(executable) + &body)
-}
-
-/// condor_submit's name of a key: it takes either spelling in any case.
-fn canonical(key: &str) -> &'static str {
-    const NAMES: [(&str, &str); 20] = [
-        ("executable", "executable"),
-        ("cmd", "executable"),
-        ("arguments", "arguments"),
-        ("args", "arguments"),
-        ("arguments2", "arguments2"),
-        ("universe", "universe"),
-        ("jobuniverse", "universe"),
-        ("transfer_executable", "transfer_executable"),
-        ("transferexecutable", "transfer_executable"),
-        ("transfer_input_files", "transfer_input_files"),
-        ("transferinput", "transfer_input_files"),
-        ("transfer_output_files", "transfer_output_files"),
-        ("transferoutput", "transfer_output_files"),
-        ("should_transfer_files", "should_transfer_files"),
-        ("when_to_transfer_output", "when_to_transfer_output"),
-        ("requirements", "requirements"),
-        ("on_exit_remove", "on_exit_remove"),
-        ("max_retries", "max_retries"),
-        ("checkpoint_exit_code", "checkpoint_exit_code"),
-        ("success_exit_code", "success_exit_code"),
-    ];
-    let lower = key.trim_start_matches('+').trim_start_matches("MY.").to_ascii_lowercase();
-    let lower = lower.strip_prefix("my.").unwrap_or(&lower);
-    match lower {
-        "retry_until" => "retry_until",
-        "transfer_checkpoint_files" | "transfercheckpoint" => "transfer_checkpoint_files",
-        "shouldtransferfiles" => "should_transfer_files",
-        "whentotransferoutput" => "when_to_transfer_output",
-        "onexitremove" => "on_exit_remove",
-        "successcheckpointexitcode" | "wantftoncheckpoint" => "checkpoint_exit_code",
-        _ => NAMES.iter().find(|(name, _)| *name == lower).map_or("", |(_, canonical)| canonical),
-    }
 }
 
 /// What the description as a whole says.
@@ -266,82 +218,6 @@ fn queue(one: &Statement) -> String {
     }
     let end = if one.text.contains('\n') { "\n" } else { "" };
     format!("# was: {head}\n{renamed}{end}{rest}")
-}
-
-fn refuse(key: &str, one: &Statement) -> Result<(), Refused> {
-    let value = one.value();
-    let refused = |why: String, remedy| Err(Refused { line: one.line, why, remedy });
-    match key {
-        "universe" => match value.to_ascii_lowercase().as_str() {
-            "vanilla" | "container" | "5" => Ok(()),
-            "docker" => refused(
-                "jobs of the docker universe cannot be checkpointed: Docker masks /proc".into(),
-                "use `container_image = docker://…` and universe = container, which runs under Apptainer",
-            ),
-            other => refused(
-                format!("jobs of the {other} universe cannot be checkpointed by condor-criu"),
-                "use the vanilla or the container universe",
-            ),
-        },
-        "should_transfer_files" if value.eq_ignore_ascii_case("no") => refused(
-            "without file transfer there is nothing that carries a checkpoint".into(),
-            "set should_transfer_files = YES and list the files that the program needs",
-        ),
-        "checkpoint_exit_code" | "transfer_checkpoint_files" => {
-            refused("this job makes its own checkpoints already".into(), "submit it as it is")
-        }
-        _ => Ok(()),
-    }
-}
-
-/// `include : file`: what it sets is out of reach, and may be all that has to change.
-fn refuse_include(one: &Statement, read: &dyn Fn(&str) -> Option<String>) -> Result<(), Refused> {
-    let words = one.text.trim();
-    let lower = words.to_ascii_lowercase();
-    let Some(rest) = lower.strip_prefix("include") else { return Ok(()) };
-    let file = words[words.len() - rest.len()..].trim_start_matches([' ', '\t', ':']).trim();
-    let refused = |why: String| {
-        Err(Refused {
-            line: one.line,
-            why,
-            remedy: "put the lines of that file into this one in the place of `include`",
-        })
-    };
-    let Some(text) = read(file).filter(|_| !rest.trim_start().starts_with("command") && !file.contains('$')) else {
-        return refused(format!("what {file} sets cannot be seen"));
-    };
-    let concerned = |inner: &Statement| {
-        let concerns = match inner.kind {
-            Kind::Assignment => !matches!(canonical(&inner.key), "" | "universe"),
-            Kind::Queue => true,
-            Kind::Other => inner.text.trim_start().to_ascii_lowercase().starts_with("include"),
-            Kind::Nothing => false,
-        };
-        concerns || canonical(&inner.key) == "universe" && refuse("universe", inner).is_err()
-    };
-    match parse(&text).iter().find(|inner| concerned(inner)) {
-        Some(inner) => refused(format!(
-            "{file} has `{}`, which has to change",
-            inner.text.lines().next().unwrap_or_default().trim()
-        )),
-        None => Ok(()),
-    }
-}
-
-fn refuse_queue(one: &Statement) -> Result<(), Refused> {
-    let head = one.text.lines().next().unwrap_or_default().to_ascii_lowercase();
-    let end = ["from", "in", "matching"].iter().filter_map(|word| head.find(&format!(" {word} "))).min();
-    let variables = &head[..end.unwrap_or(0)];
-    let listed = ["arguments", "args", "transfer_input_files", "transfer_output_files", "requirements"];
-    let taken = variables.split([' ', ',', '\t']).find(|word| listed.contains(word));
-    match taken {
-        Some(word) => Err(Refused {
-            line: one.line,
-            why: format!("the loop sets {word} itself, so that nothing can be added to it"),
-            remedy: "give the loop's variable another name, and write `arguments = $(name)` in a line of its own",
-        }),
-        None => Ok(()),
-    }
 }
 
 /// When the job leaves the queue by the user's own lines: HTCondor joins max_retries and on_exit_remove with "or", and a job that is to come
