@@ -2,7 +2,7 @@
 //! and whoever restores reads it first.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -208,16 +208,39 @@ pub fn parse(what: &str, bytes: &[u8]) -> Result<Manifest, Failure> {
             .with_remedy("use the condor-criu that wrote it, or a newer one; the checkpoint is left as it was")
             .with_exit(Exit::CannotRestoreHere));
     }
-    serde_json::from_value(value).map_err(|error| Failure::start(what, format!("its manifest is not whole: {error}")))
+    let manifest: Manifest = serde_json::from_value(value)
+        .map_err(|error| Failure::start(what, format!("its manifest is not whole: {error}")))?;
+    match leads_out(&manifest) {
+        Some(path) => {
+            Err(Failure::start(what, format!("its manifest names {path:?}, which no checkpoint of ours does"))
+                .with_remedy("do not use it: it was made to reach files outside the job's directory"))
+        }
+        None => Ok(manifest),
+    }
+}
+
+/// A path of the manifest that is not what it must be. Outputs are cut and inputs read before there is a sandbox, and whoever can
+/// write to the access point's spool writes the manifest.
+fn leads_out(manifest: &Manifest) -> Option<&Path> {
+    let stays = |path: &Path| {
+        let mut parts = path.components().peekable();
+        parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+    };
+    let below_root = |path: &Path| path.parent() == Some(Path::new("/")) && path.strip_prefix("/").is_ok_and(stays);
+    let streams = manifest.streams.iter().map(|stream| stream.path.as_path());
+    let inputs = manifest.inputs.iter().map(|input| input.path.as_path());
+    streams
+        .chain(inputs)
+        .find(|path| !stays(path))
+        .or_else(|| (!below_root(&manifest.job_dir)).then_some(manifest.job_dir.as_path()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_later_addition_does_not_disturb_and_a_missing_part_does() {
-        let manifest = Manifest {
+    fn manifest() -> Manifest {
+        Manifest {
             format: FORMAT,
             generation: 3,
             created: 1.5,
@@ -245,11 +268,38 @@ mod tests {
             finished: None,
             cost: Cost::default(),
             history: History::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_later_addition_does_not_disturb_and_a_missing_part_does() {
+        let manifest = manifest();
         let mut json = serde_json::to_value(&manifest).unwrap();
         json["a_later_addition"] = 1.into();
         assert_eq!(serde_json::from_value::<Manifest>(json.clone()).unwrap(), manifest);
         json.as_object_mut().unwrap().remove("tree");
         assert!(serde_json::from_value::<Manifest>(json).is_err());
+    }
+
+    #[test]
+    fn paths_that_lead_out_are_refused() {
+        let good = serde_json::to_value(manifest()).unwrap();
+        let read = |key: &str, value: serde_json::Value| {
+            let mut json = good.clone();
+            json[key] = value;
+            parse("cannot use it", &serde_json::to_vec(&json).unwrap())
+        };
+        for path in ["../out", "/etc/passwd", "a/../../b", "", "."] {
+            let stream = serde_json::json!([{"descriptor": 1, "path": path, "size": 0}]);
+            assert!(read("streams", stream).is_err(), "{path:?} as a stream");
+            let input = serde_json::json!([{"path": path, "size": 0, "digest": ""}]);
+            assert!(read("inputs", input).is_err(), "{path:?} as an input");
+        }
+        for path in ["job", "/", "/a/b", "/..", "", "/a/.."] {
+            assert!(read("job_dir", path.into()).is_err(), "{path:?} as the job's directory");
+        }
+        assert!(read("streams", serde_json::json!([{"descriptor": 1, "path": "deep/out", "size": 0}])).is_ok());
+        assert!(read("inputs", serde_json::json!([{"path": "deep/in", "size": 0, "digest": ""}])).is_ok());
+        assert!(read("job_dir", "/elsewhere".into()).is_ok());
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -107,9 +107,9 @@ pub fn sizes(streams: &[Stream; 3], scratch: &Path) -> Vec<StreamFile> {
 /// how many bytes are missing.
 pub fn cut_back(recorded: &[StreamFile], scratch: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
     let mut missing = Vec::new();
+    let directory = File::open(scratch)?;
     for stream in recorded.iter().filter(|stream| stream.descriptor != 0) {
-        let path = scratch.join(&stream.path);
-        let file = File::options().write(true).create(true).truncate(false).open(&path)?;
+        let file = open_output(&directory, &stream.path)?;
         let size = file.metadata()?.len();
         if size > stream.size {
             file.set_len(stream.size)?;
@@ -118,6 +118,20 @@ pub fn cut_back(recorded: &[StreamFile], scratch: &Path) -> io::Result<Vec<(Path
         }
     }
     Ok(missing)
+}
+
+/// Opens an output of the checkpoint's for writing; makes it if it is missing. Never through a link: the checkpoint, which names
+/// the file, may have brought the link too, and this happens outside the sandbox.
+fn open_output(directory: &File, path: &Path) -> io::Result<File> {
+    // A FIFO in its place is no reason to wait for a reader.
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let how = OpenHow::new()
+        .flags(flags)
+        .mode(Mode::from_bits_truncate(0o644))
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let file = File::from(openat2(directory, path, how)?);
+    let metadata = file.metadata()?;
+    if metadata.is_file() { Ok(file) } else { Err(io::Error::other(format!("{} is no file", path.display()))) }
 }
 
 /// Lets the relays carry, or holds them back between two steps.
@@ -294,5 +308,25 @@ mod tests {
         let missing = cut_back(&recorded, dir.path()).unwrap();
         assert_eq!(fs::read(dir.path().join("out")).unwrap(), b"before");
         assert_eq!(missing, [(PathBuf::from("err"), 2)]);
+    }
+
+    #[test]
+    fn nothing_is_cut_through_a_link_or_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        let scratch = dir.path().join("scratch");
+        fs::create_dir(&scratch).unwrap();
+        fs::write(&outside, "mine").unwrap();
+        std::os::unix::fs::symlink(&outside, scratch.join("out")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), scratch.join("dir")).unwrap();
+        mkfifo(&scratch.join("fifo"), Mode::from_bits_truncate(0o600)).unwrap();
+        for path in ["out", "dir/outside", "../outside", "fifo"] {
+            let recorded = [StreamFile { descriptor: 1, path: path.into(), size: 0 }];
+            assert!(cut_back(&recorded, &scratch).is_err(), "{path}");
+        }
+        assert_eq!(fs::read(&outside).unwrap(), b"mine");
+        let recorded = [StreamFile { descriptor: 1, path: "new".into(), size: 0 }];
+        assert_eq!(cut_back(&recorded, &scratch).unwrap(), []);
+        assert!(scratch.join("new").is_file());
     }
 }

@@ -16,7 +16,11 @@ fn create(path: &Path) -> File {
 }
 
 fn writer(path: &Path, compression: Compression) -> Writer {
-    Writer::create(create(path), WriteOptions { compression, threads: 3, ..WriteOptions::default() }).unwrap()
+    writer_with(path, compression, 3)
+}
+
+fn writer_with(path: &Path, compression: Compression, threads: usize) -> Writer {
+    Writer::create(create(path), WriteOptions { compression, threads, ..WriteOptions::default() }).unwrap()
 }
 
 fn noise(seed: u64, len: usize) -> Vec<u8> {
@@ -60,6 +64,10 @@ fn content(reader: &Reader, name: &str) -> Vec<u8> {
 
 /// A folder, an archive in it, and the contents that it must have.
 fn sample(compression: Compression) -> (tempfile::TempDir, PathBuf, Vec<(&'static str, Vec<u8>)>) {
+    sample_with(compression, 3)
+}
+
+fn sample_with(compression: Compression, threads: usize) -> (tempfile::TempDir, PathBuf, Vec<(&'static str, Vec<u8>)>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.tar.zst");
     let mut holed = vec![0; 3 << 20];
@@ -76,7 +84,7 @@ fn sample(compression: Compression) -> (tempfile::TempDir, PathBuf, Vec<(&'stati
         ("images/small-zeros.img", vec![0; 300_000]),
         ("work/text", b"some text\n".repeat(20_000)),
     ];
-    let writer = writer(&path, compression);
+    let writer = writer_with(&path, compression, threads);
     for (name, bytes) in &contents {
         let mut stream = writer.stream(name).unwrap();
         stream.write_all(bytes).unwrap();
@@ -106,7 +114,9 @@ fn streams_come_back_in_every_compression() {
 
 #[test]
 fn auto_stores_zeros_and_twins_once_and_shuffles_numbers() {
-    let (_dir, path, _) = sample(Compression::Auto);
+    // One worker: a chunk is a twin's original only when its frame is on the disk, and of two equal chunks that several workers
+    // have in hand at once both are stored. That is allowed, and would miss the size below by chance.
+    let (_dir, path, _) = sample_with(Compression::Auto, 1);
     let reader = Reader::open(&path).unwrap();
     assert!(reader.get("images/zeros.img").unwrap().extents == [Extent::Zero { zero: 7 << 20 }]);
     assert!(reader.frames().iter().any(|frame| frame.filter.is_some_and(|f| f.elem == 8 && f.delta)));

@@ -1,0 +1,112 @@
+//! The documents agree with the repository: a promise names tests that exist, every setting has its row, no link leads nowhere.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use condor_criu::settings::KEYS;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The names of the tests in a file: functions with `#[test]` and no `#[ignore]`, and those that a macro makes tests of the pool.
+fn tests_in(source: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for after in source.split("#[test]").skip(1) {
+        let (attributes, rest) = after.split_once("fn ").unwrap_or_default();
+        if !attributes.contains("#[ignore") {
+            found.extend(rest.split('(').next().map(str::to_owned));
+        }
+    }
+    for list in source.split("_series!(").skip(1) {
+        let names = list.split(')').next().unwrap_or_default();
+        found.extend(names.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()));
+    }
+    found
+}
+
+/// The rows of all tables of a document, each with its cells, without heads and rules.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_rule = |line: &str| line.starts_with('|') && line.chars().all(|c| "|- :".contains(c));
+    let mut rows = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let is_head = lines.get(number + 1).is_some_and(|next| is_rule(next));
+        if line.starts_with('|') && !is_rule(line) && !is_head {
+            rows.push(line.trim_matches('|').split(" | ").map(str::trim).collect());
+        }
+    }
+    rows
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let text = read("docs/promises.md");
+    let mut wrong = Vec::new();
+    let rows = rows(&text);
+    assert!(rows.len() > 20, "only {} promises", rows.len());
+    for row in &rows {
+        let names: Vec<&str> = row.iter().flat_map(|cell| quoted(cell)).filter(|name| name.contains(".rs::")).collect();
+        if names.is_empty() {
+            wrong.push(format!("no test is named for: {}", row[0]));
+        }
+    }
+    // Also those in the text around the tables, and in the document beside it.
+    let security = read("docs/security.md");
+    for name in quoted(&text).chain(quoted(&security)).filter(|name| name.contains(".rs::")) {
+        let (file, test) = name.split_once("::").unwrap();
+        let source = fs::read_to_string(root().join(file)).unwrap_or_default();
+        if !tests_in(&source).contains(test) {
+            wrong.push(format!("there is no test {name}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_setting_has_its_row_and_every_row_its_setting() {
+    let text = read("docs/settings.md");
+    let mut named: Vec<&str> = rows(&text).iter().flat_map(|row| quoted(row[0]).collect::<Vec<_>>()).collect();
+    let mut keys: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
+    named.sort_unstable();
+    keys.sort_unstable();
+    assert_eq!(named, keys);
+}
+
+#[test]
+fn every_relative_link_leads_to_a_file() {
+    let mut documents: Vec<PathBuf> =
+        ["README.md", "CHANGELOG.md", "SECURITY.md", "condor-config/README.md"].map(PathBuf::from).into();
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let name = Path::new("docs").join(entry.unwrap().file_name());
+        documents.extend(name.extension().is_some_and(|kind| kind == "md").then_some(name));
+    }
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    for document in &documents {
+        for link in read(&document.to_string_lossy()).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = link.split('#').next().unwrap_or_default();
+            if path.is_empty() || path.contains("://") || path.starts_with("mailto:") {
+                continue;
+            }
+            seen += 1;
+            if !root().join(document).parent().unwrap().join(path).exists() {
+                wrong.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(seen > 10, "only {seen} links");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
