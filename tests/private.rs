@@ -104,3 +104,19 @@ fn a_restored_payload_has_no_capability_and_no_way_to_one() {
         assert!(line.ends_with(expected), "{line}");
     }
 }
+
+#[test]
+fn a_link_in_the_place_of_the_log_or_the_checkpoint_is_not_followed() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    let victim = bench.host("elsewhere", FIRST_USER).write("victim", "precious\n");
+    let links =
+        format!("for name in condor-criu.log criu-checkpoint.tar.zst; do ln -sf {} $name; done", victim.display());
+    host.job_ad(85);
+    assert_code(&host, host.run(&["--", "sh", "-c", &links]), 0);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious\n");
+    // Nor at the next start, which has nowhere to write its log.
+    assert_code(&host, host.run(&["--", "true"]), 125);
+    assert!(host.stderr().contains("cannot write to the scratch directory"), "{}", host.stderr());
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious\n");
+}

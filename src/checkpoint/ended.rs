@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ use crate::exit::Ended;
 
 /// Bytes; a line that is longer is no such line.
 const MOST: u64 = 1024;
+
+/// A payload may have put anything in the log's place: a link is not followed, a named pipe not waited for.
+const PLAIN: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// The line, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +35,7 @@ pub struct EndRecord {
 impl EndRecord {
     /// The last line of the log at `path`, if it is such a line.
     pub fn read(path: &Path) -> Option<EndRecord> {
-        let mut log = fs::File::open(path).ok()?;
+        let mut log = fs::File::options().read(true).custom_flags(PLAIN).open(path).ok()?;
         let length = log.metadata().ok().filter(fs::Metadata::is_file)?.len();
         log.seek(SeekFrom::Start(length.saturating_sub(MOST))).ok()?;
         let mut end = Vec::new();
@@ -44,7 +48,7 @@ impl EndRecord {
     pub fn append(&self, path: &Path) -> io::Result<()> {
         let mut line = serde_json::to_vec(self)?;
         line.push(b'\n');
-        fs::File::options().append(true).open(path)?.write_all(&line)
+        fs::File::options().append(true).custom_flags(PLAIN).open(path)?.write_all(&line)
     }
 }
 

@@ -141,6 +141,9 @@ impl Inputs {
             let shown = input.path.display();
             let metadata =
                 path.symlink_metadata().map_err(|error| format!("the input file {shown} is missing: {error}"))?;
+            if !metadata.is_file() {
+                return Err(format!("the input file {shown} is no regular file"));
+            }
             if metadata.len() != input.size {
                 return Err(format!("the input file {shown} has {} bytes, not {}", metadata.len(), input.size));
             }

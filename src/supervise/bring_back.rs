@@ -44,6 +44,11 @@ pub fn open(path: &Path) -> Result<Option<Opened>, Failure> {
         opened => opened.map_err(refused)?,
     };
     let manifest = manifest::parse(&what(path), reader.manifest())?;
+    /// Bytes; ours has less than a page.
+    const REAPER_MAX: u64 = 1024 * 1024;
+    if reader.get(REAPER).is_some_and(|member| member.size > REAPER_MAX) {
+        return Err(Failure::start(what(path), format!("{REAPER} in it is larger than any of ours")));
+    }
     let mut reaper = Vec::new();
     reader.copy_to(REAPER, &mut reaper).map_err(refused)?;
     Ok(Some(Opened { reader, manifest, reaper }))

@@ -1,6 +1,7 @@
 //! The payload's end, and what is left of a job then.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 
 use super::launch::Launch;
 use super::streams;
@@ -83,7 +84,9 @@ impl Supervisor {
 
 /// After the payload's own end: the checkpoint is not shipped to the user, but an empty file stays where HTCondor looks.
 pub(super) fn clean_up(launch: &Launch) {
-    if let Err(error) = File::options().write(true).open(&launch.checkpoint).and_then(|file| file.set_len(0)) {
+    // Not through a link that the payload has put there.
+    let opened = File::options().write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&launch.checkpoint);
+    if let Err(error) = opened.and_then(|file| file.set_len(0)) {
         tracing::warn!("cannot empty the checkpoint: {error}");
     }
     if let Err(error) = std::fs::remove_dir_all(launch.job.scratch.join(STATE_DIR)) {

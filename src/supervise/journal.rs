@@ -14,7 +14,11 @@ pub const NAME: &str = "condor-criu.log";
 
 /// Appends to the log from now on. Lines are `TIME LEVEL message key=value …`, UTC.
 pub fn open(scratch: &Path, level: tracing::Level) -> io::Result<()> {
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(scratch.join(NAME))?;
+    // Not through a link that a payload has put there, which would lead out of what the sandbox lets it write to; nor does a pipe
+    // keep us waiting.
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(scratch.join(NAME))?;
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(false)
