@@ -164,6 +164,9 @@ pub struct SettingsFlags {
     /// auto, host or private
     #[arg(long, value_name = "WHICH")]
     pub network: Option<String>,
+    /// Preload the compatibility helper: auto, on or off
+    #[arg(long, value_name = "WHEN")]
+    pub compat: Option<String>,
     /// What the program may use of the processor: x86-64-v1 to x86-64-v4, or host
     #[arg(long, value_name = "LEVEL")]
     pub cpu_baseline: Option<String>,
@@ -187,6 +190,7 @@ impl SettingsFlags {
             ("first_checkpoint", self.first_checkpoint),
             ("compression", self.compression),
             ("network", self.network),
+            ("compat", self.compat),
             ("cpu_baseline", self.cpu_baseline),
             ("carry_files", self.carry_files),
             ("threads", self.threads),

@@ -233,7 +233,7 @@ fn a_checkpoint_that_needs_another_processor() {
     let good = with_checkpoint(&bench, "good", "20");
     let mut manifest: serde_json::Value =
         serde_json::from_slice(Reader::open(good.checkpoint()).unwrap().manifest()).unwrap();
-    manifest["host"]["cpu"].as_array_mut().unwrap().push("sse5".into());
+    manifest["host"]["cpu"]["needs"].as_array_mut().unwrap().push("sse5".into());
     let host = bench.host("host", SECOND_USER);
     let path = host.write("criu-checkpoint.tar.zst", "");
     let file = fs::File::options().read(true).write(true).open(&path).unwrap();

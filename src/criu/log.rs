@@ -46,7 +46,7 @@ const KNOWN: &[(&str, &str, &str)] = &[
     (
         "(deleted)]",
         "a process has a file mapped into memory that was deleted since (named semaphores do this)",
-        "keep the file while it is mapped",
+        "keep the file while it is mapped; for files in /dev/shm compat = \"on\" does that",
     ),
     (
         "suspending seccomp failed",

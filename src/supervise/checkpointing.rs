@@ -19,6 +19,7 @@ use crate::exit::{Ended, Exit};
 use crate::host::{baseline, scan};
 use crate::htcondor::advice::vacate_window;
 use crate::htcondor::chirp::Attribute;
+use crate::sandbox::compat;
 use crate::sandbox::{ClockReadings, CriuJob, Request};
 use crate::settings::Interval;
 
@@ -124,6 +125,7 @@ impl Supervisor {
             self.go_on_after_failure(&why);
             return None;
         }
+        compat::sweep(self.sandbox.shm());
         let images = self.images_dir();
         let _ = fs::remove_dir_all(&images);
         if let Err(error) = fs::create_dir(&images) {
@@ -262,6 +264,7 @@ impl Supervisor {
             shm: self.shm_path(),
             root: self.sandbox.root(),
             reaper: launch.plan.reaper.clone(),
+            compat: launch.plan.compat.clone(),
             not_carried: launch.not_carried.clone(),
             inputs: std::sync::Arc::clone(&self.inputs),
             manifest,
