@@ -197,7 +197,11 @@ impl Supervisor {
         let (State::Dumping { reason, began }, Some(saving)) = (self.state, self.saving.take()) else { return None };
         if ended != Ended::Exited(0) {
             let cause = log::cause(&self.work_dir().join(command::DUMP_LOG), &self.work_dir().join("criu.out"));
-            let why = saving.end().unwrap_or(cause.why);
+            // A cause that is known is the cause: that images were left unfinished then only follows from it.
+            let why = match (&cause.remedy, saving.end()) {
+                (None, Some(ours)) => ours,
+                _ => cause.why,
+            };
             for line in &cause.lines {
                 tracing::warn!("criu: {line}");
             }
@@ -303,9 +307,9 @@ impl Supervisor {
                     bytes = committed.bytes,
                     "committed"
                 );
-                if self.failures > 0 {
-                    // The warning about the dumps that failed is no longer true.
-                    self.chirp.tell(Attribute::Warning(self.advice.clone()));
+                if self.failures > 0 || self.early.was_wrong() {
+                    // The warning about dumps that fail is no longer true.
+                    self.chirp.tell(Attribute::Warning(self.standing_warning()));
                 }
                 self.failures = 0;
                 self.last_cost = Some(committed.manifest.cost);
