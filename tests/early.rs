@@ -64,12 +64,14 @@ macro_rules! refused {
 refused! {
     a_deleted_mapping: "deleted" [], "has /job/mapped mapped, a file that is deleted", "keep the file while it is mapped", "was deleted since";
     a_deleted_mapping_in_shm: "deleted-shm" ["--compat", "off"], "has /dev/shm/mapped mapped", "compat = \"on\"", "was deleted since";
-    sysv_shared_memory: "sysv" [], "uses SysV shared memory", "POSIX shared memory", "save the payload: a process uses SysV";
+    sysv_shared_memory: "sysv" [], "uses SysV shared memory", "POSIX shared memory", "save the payload: a process uses SysV semaphores, message queues or shared memory";
     aio_rings: "aio" [], "uses kernel asynchronous I/O", "instead of libaio", "save the payload: a process uses kernel asynchronous";
     an_io_uring: "uring" ["--compat", "off"], "uses io_uring", "compat = \"on\"", "save the payload: a process uses io_uring";
     secret_memory: "secret" [], "secret memory", "no way without privilege", "";
     a_userfaultfd: "userfaultfd" [], "cannot save: userfaultfd", "no way without privilege", "";
     a_landlock_ruleset: "landlock" [], "cannot save: landlock-ruleset", "no way without privilege", "";
+    an_eventfd_that_is_a_semaphore: "eventfd" [], "an eventfd with EFD_SEMAPHORE", "use a pipe", "payload: process 301 (python3) has an eventfd with EFD_SEMAPHORE";
+    a_posix_message_queue: "queue" [], "has a POSIX message queue open", "use a pipe", "opened outside the sandbox";
     a_seccomp_filter: "seccomp" [], "has a seccomp filter", "without its own sandbox", "save the payload: a process has a seccomp filter";
     a_memfd_that_is_mapped_and_open: "memfd" [], "maps a memfd whose descriptor is still open", "close the descriptor", "payload: process 301 (python3) maps a memfd";
     a_traced_process: "traced" [], "is traced by process 301", "without the debugger", "";
@@ -77,6 +79,16 @@ refused! {
     an_unreadable_program: "unreadable" [], "runs /job/sleeper, which it may execute but not read", "make the program readable", "";
     a_socket_to_a_virtual_machine_s_host: "vsock" [], "without privilege: AF_VSOCK", "no way without privilege", "";
     a_fuse_server: "fuse" [], "has /job/fuse open", "no way without privilege", "";
+}
+
+#[test]
+fn sysv_semaphores_are_refused_at_the_dump() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    let mut job = start(&host, &[], &["semaphores"]).unwrap();
+    job.signal(Signal::SIGUSR2);
+    job.until("condor-criu.log", "cannot save the payload: a process uses SysV semaphores");
+    assert_eq!(fs::metadata(host.checkpoint()).unwrap().len(), 0);
 }
 
 /// What is said early, and then a dump that succeeds all the same.

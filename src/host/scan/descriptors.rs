@@ -1,9 +1,12 @@
 //! What a process has open, from /proc/PID/fd.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+
+use nix::sys::statfs::statfs;
 
 use super::Kind;
 
@@ -24,6 +27,7 @@ pub(super) fn look(process: &Path, kinds: &mut BTreeSet<Kind>, mut socket: impl 
         let name = link.to_string_lossy();
         if let Some(name) = name.strip_prefix("anon_inode:") {
             match name {
+                "[eventfd]" if is_semaphore(process, &entry.file_name()) => drop(kinds.insert(Kind::SemaphoreEventfd)),
                 "[io_uring]" => drop(kinds.insert(Kind::IoUring)),
                 _ if KNOWN.contains(&name) => {}
                 _ => drop(kinds.insert(Kind::Descriptor(name.trim_matches(['[', ']']).to_owned()))),
@@ -35,8 +39,35 @@ pub(super) fn look(process: &Path, kinds: &mut BTreeSet<Kind>, mut socket: impl 
             }
         } else if name.starts_with('/') && is_device(&entry.path()) {
             kinds.insert(Kind::Device(link));
+        } else if link.parent() == Some(Path::new("/")) && is_queue(&entry.path()) {
+            kinds.insert(Kind::MessageQueue);
         }
     }
+}
+
+/// Adds eventfds with EFD_SEMAPHORE alone.
+pub(super) fn look_for_semaphores(process: &Path, kinds: &mut BTreeSet<Kind>) {
+    let mut descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    let found = descriptors.any(|entry| {
+        fs::read_link(entry.path()).is_ok_and(|link| link == Path::new("anon_inode:[eventfd]"))
+            && is_semaphore(process, &entry.file_name())
+    });
+    if found {
+        kinds.insert(Kind::SemaphoreEventfd);
+    }
+}
+
+/// proc_pid_fdinfo(5); kernels before 6.5 do not tell.
+fn is_semaphore(process: &Path, descriptor: &OsStr) -> bool {
+    let text = fs::read_to_string(process.join("fdinfo").join(descriptor)).unwrap_or_default();
+    text.lines().any(|line| line.strip_prefix("eventfd-semaphore:").is_some_and(|value| value.trim() == "1"))
+}
+
+/// Queues are in a file system of their own, whether or not it is mounted anywhere.
+fn is_queue(link: &Path) -> bool {
+    /// MQUEUE_MAGIC of the kernel's ipc/mqueue.c.
+    const MAGIC: i64 = 0x1980_0202;
+    statfs(link).is_ok_and(|found| found.filesystem_type().0 == MAGIC)
 }
 
 /// The protocol of a socket, by the link of its descriptor in procfs.

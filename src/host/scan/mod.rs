@@ -41,6 +41,10 @@ pub enum Kind {
     SecretMemory,
     /// A memfd that is mapped shared while its descriptor is open.
     Memfd,
+    /// An eventfd with EFD_SEMAPHORE, which CRIU brings back without it.
+    SemaphoreEventfd,
+    /// A POSIX message queue that is open.
+    MessageQueue,
     /// A descriptor that CRIU does not know, as /proc names it: userfaultfd, perf events, …
     Descriptor(String),
     /// A device that is none of the harmless ones.
@@ -80,6 +84,8 @@ impl Kind {
             Kind::IoUring => "uses io_uring, which CRIU cannot save".into(),
             Kind::SecretMemory => "has secret memory (memfd_secret), which nobody can read".into(),
             Kind::Memfd => "maps a memfd whose descriptor is still open; CRIU would restore two memories that are no longer the same".into(),
+            Kind::SemaphoreEventfd => "has an eventfd with EFD_SEMAPHORE, which CRIU would restore without that flag".into(),
+            Kind::MessageQueue => "has a POSIX message queue open, which CRIU cannot save".into(),
             Kind::Descriptor(name) => format!("has a descriptor of a kind that CRIU cannot save: {name}"),
             Kind::Device(path) => format!("has {} open, a device whose state CRIU cannot save", path.display()),
             Kind::Socket(protocol) => format!("has a socket of a kind that CRIU cannot save without privilege: {protocol}"),
@@ -113,6 +119,9 @@ impl Kind {
             Kind::TcpInside => "set network = \"private\"",
             Kind::TcpOutside(_) => {
                 "let the program connect again when the connection ends, or close it before a checkpoint"
+            }
+            Kind::SemaphoreEventfd | Kind::MessageQueue => {
+                "use a pipe, a socket or a semaphore in shared memory instead"
             }
             Kind::SecretMemory | Kind::Descriptor(_) | Kind::Device(_) | Kind::Socket(_) => {
                 "there is no way without privilege: turn the feature off in the program"
@@ -201,6 +210,7 @@ pub fn wrong_if_restored(proc: &Path) -> Option<String> {
     let mut kinds = BTreeSet::new();
     for process in processes(proc) {
         mappings::look_for_memfds(&process.path, &mut kinds);
+        descriptors::look_for_semaphores(&process.path, &mut kinds);
         if let Some(kind) = kinds.pop_first() {
             let name = fs::read_to_string(process.path.join("comm")).unwrap_or_default();
             return Some(Finding { pid: process.pid, name: name.trim().to_owned(), kind, others: 0 }.why());
