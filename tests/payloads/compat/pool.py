@@ -15,9 +15,9 @@ def square(n):
     return n * n
 
 
-def produce(queue, lock, name, total):
+def produce(queue, lock, name, total, steps):
     memory = shared_memory.SharedMemory(name)
-    for n in range(30):
+    for n in range(steps):
         with lock:
             memory.buf[n] = n
             with total.get_lock():
@@ -30,9 +30,10 @@ def produce(queue, lock, name, total):
 
 if __name__ == "__main__":
     mp.set_start_method(sys.argv[1])
+    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 30
     queue, lock, total = mp.Queue(), mp.Lock(), mp.Value("i", 0)
     memory = shared_memory.SharedMemory(create=True, size=64)
-    child = mp.Process(target=produce, args=(queue, lock, memory.name, total))
+    child = mp.Process(target=produce, args=(queue, lock, memory.name, total, steps))
     child.start()
     with mp.Pool(2) as pool, ProcessPoolExecutor(2) as executor:
         while (n := queue.get()) is not None:
