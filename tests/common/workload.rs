@@ -96,6 +96,21 @@ impl Workload {
         self.note(&bench, &peace, &measured);
     }
 
+    /// Runs it to its end, at which the log must have these words: it cannot be saved, and is told so.
+    pub fn run_refused(&self, words: &[&str]) {
+        let bench = Bench::new();
+        self.place.prepare(&bench);
+        let host = bench.host("host", FIRST_USER);
+        self.inputs(&bench, &host);
+        let words_of_run = format!("--interval never {} -- {}", self.settings, self.command);
+        let mut job = self.place.start(&bench, &host, &words_of_run);
+        let status = end(&mut job, &host);
+        assert_eq!(status, Some(self.code), "{}: {}\n{}", self.title, host.stderr(), host.log());
+        for words in words {
+            assert!(host.log().contains(words), "{}: {words:?} is not in {}", self.title, host.log());
+        }
+    }
+
     /// The job's files as they are before it starts: made once, the same for all.
     fn inputs(&self, bench: &Bench, host: &Host<'_>) -> Vec<(PathBuf, Vec<u8>)> {
         host.job_ad(85);
