@@ -1,29 +1,47 @@
-//! Compiles the reaper (`src/sandbox/reaper/main.rs`), a freestanding program of one page, so that the library can
-//! embed it. It is no cargo target of its own: it must not be linked with libc or with the target's flags.
+//! Compiles the two freestanding pieces that the library embeds: the reaper (`src/sandbox/reaper/main.rs`), a program of one
+//! page, and the compatibility helper (`src/sandbox/compat/preload`), a shared object. They are no cargo targets of their own:
+//! they must not be linked with libc or with the target's flags.
 
 use std::path::Path;
 use std::process::Command;
 
-const SOURCE: &str = "src/sandbox/reaper/main.rs";
+const REAPER: &str = "src/sandbox/reaper/main.rs";
+const COMPAT: &str = "src/sandbox/compat/preload";
 
 fn main() {
-    println!("cargo:rerun-if-changed={SOURCE}");
+    println!("cargo:rerun-if-changed={REAPER}");
+    println!("cargo:rerun-if-changed={COMPAT}");
     println!("cargo:rerun-if-changed=build.rs");
+    let reaper = ["-C", "relocation-model=static", "-C", "target-feature=+crt-static", "-C", "link-arg=-static"];
+    let layout = "-Wl,--build-id=sha1,-z,noseparate-code,-z,norelro";
+    compile(REAPER, "reaper", "bin", "reaper", &reaper, layout);
+    let source = format!("{COMPAT}/lib.rs");
+    compile(
+        &source,
+        "compat",
+        "cdylib",
+        "compat.so",
+        &[],
+        "-Wl,--build-id=sha1,-z,noseparate-code,-z,now,-soname,compat.so",
+    );
+}
+
+fn compile(source: &str, name: &str, kind: &str, output: &str, more: &[&str], layout: &str) {
     let Ok(out) = std::env::var("OUT_DIR") else { panic!("cargo sets OUT_DIR for build scripts") };
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
-    let reaper = Path::new(&out).join("reaper");
     let status = Command::new(rustc)
-        .args(["--edition", "2024", "--crate-name", "reaper", "--crate-type", "bin"])
+        .args(["--edition", "2024", "--crate-name", name, "--crate-type", kind])
         .args(["-C", "panic=abort", "-C", "opt-level=s", "-C", "strip=symbols"])
-        .args(["-C", "relocation-model=static", "-C", "target-feature=+crt-static"])
-        .args(["-C", "link-arg=-nostartfiles", "-C", "link-arg=-nostdlib", "-C", "link-arg=-static"])
-        .args(["-C", "link-arg=-Wl,--build-id=sha1,-z,noseparate-code,-z,norelro"])
+        .args(["-C", "link-arg=-nostartfiles", "-C", "link-arg=-nostdlib"])
+        .args(more)
+        .arg("-C")
+        .arg(format!("link-arg={layout}"))
         .arg("-o")
-        .arg(&reaper)
-        .arg(SOURCE)
+        .arg(Path::new(&out).join(output))
+        .arg(source)
         .status();
     match status {
         Ok(status) if status.success() => {}
-        other => panic!("cannot compile {SOURCE}: {other:?}"),
+        other => panic!("cannot compile {source}: {other:?}"),
     }
 }

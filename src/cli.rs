@@ -26,9 +26,15 @@ pub enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+        /// Run the program this long before it is saved
+        #[arg(long, value_name = "DUR", default_value = "10s", value_parser = humantime::parse_duration)]
+        after: std::time::Duration,
         /// The settings among the flags.
         #[command(flatten)]
         settings: SettingsFlags,
+        /// Also try this program, in a temporary directory with the files of this one that it names
+        #[arg(trailing_var_arg = true, value_name = "PROGRAM")]
+        command: Vec<OsString>,
     },
     /// The same as ClassAd attributes, for STARTD_CRON
     Advertise {
@@ -147,7 +153,7 @@ fn signal(text: &str) -> Result<nix::sys::signal::Signal, String> {
 }
 
 /// Flags that are settings; the same can be said by environment, job ad and settings file.
-#[derive(Debug, Args, Default)]
+#[derive(Debug, Clone, Args, Default)]
 pub struct SettingsFlags {
     /// The criu executable, or a folder with criu and its libraries
     #[arg(long, value_name = "PATH")]
@@ -164,6 +170,9 @@ pub struct SettingsFlags {
     /// auto, host or private
     #[arg(long, value_name = "WHICH")]
     pub network: Option<String>,
+    /// Preload the compatibility helper: auto, on or off
+    #[arg(long, value_name = "WHEN")]
+    pub compat: Option<String>,
     /// What the program may use of the processor: x86-64-v1 to x86-64-v4, or host
     #[arg(long, value_name = "LEVEL")]
     pub cpu_baseline: Option<String>,
@@ -187,6 +196,7 @@ impl SettingsFlags {
             ("first_checkpoint", self.first_checkpoint),
             ("compression", self.compression),
             ("network", self.network),
+            ("compat", self.compat),
             ("cpu_baseline", self.cpu_baseline),
             ("carry_files", self.carry_files),
             ("threads", self.threads),

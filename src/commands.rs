@@ -4,10 +4,10 @@ use crate::checkpoint::inspect;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::cli::{Cli, Command, Rehearse, Run};
+use crate::cli::{Cli, Command, Rehearse, Run, SettingsFlags};
 use crate::criu::{bundle, find};
 use crate::exit::{Ended, Exit, Failure};
-use crate::host::doctor::{self, Place, advertise::advertise};
+use crate::host::doctor::{self, Place, Trial, advertise::advertise};
 use crate::htcondor::{ClassAd, Job, submit};
 use crate::sandbox::{OUR_ROOT, probe};
 use crate::settings::{Layer, Settings};
@@ -35,7 +35,12 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Run(Run { settings, config, scratch, command }) => {
             supervise::run(&RunOptions { flags: settings.layer(), config, scratch, command })
         }
-        Command::Doctor { json, settings } => doctor::doctor(&of_this_host(settings.layer())?, json),
+        Command::Doctor { json, after, mut settings, command } => {
+            absolute(&mut settings);
+            let flags = settings.clone().flags();
+            let trial = (!command.is_empty()).then_some(Trial { command, after, flags });
+            doctor::doctor(&of_this_host(settings.layer())?, json, trial.as_ref())
+        }
         Command::Advertise { settings } => advertise(&of_this_host(settings.layer())?),
         Command::Bundle { output, criu } => make_bundle(&output, criu.as_deref()),
         Command::Report { logs, output } => report::report(&logs, &output),
@@ -57,12 +62,7 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             mut settings,
             command,
         }) => {
-            // Relative to where the user stands, not to a scratch directory.
-            if let Some(criu) = &mut settings.criu
-                && let Ok(path) = std::path::Path::new(criu).canonicalize()
-            {
-                *criu = path.to_string_lossy().into_owned();
-            }
+            absolute(&mut settings);
             let run_flags = settings.flags();
             rehearse::run(&rehearse::Options {
                 evict_every,
@@ -76,6 +76,15 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
                 command,
             })
         }
+    }
+}
+
+/// A criu that is named is relative to where the user stands, not to a scratch directory.
+fn absolute(settings: &mut SettingsFlags) {
+    if let Some(criu) = &mut settings.criu
+        && let Ok(path) = Path::new(criu).canonicalize()
+    {
+        *criu = path.to_string_lossy().into_owned();
     }
 }
 

@@ -15,6 +15,7 @@ use crate::host::baseline::{self, Baseline};
 use crate::htcondor::job::parse_signal;
 use crate::htcondor::{ClassAd, Job};
 use crate::sandbox::Network;
+use crate::sandbox::compat::Compat;
 
 /// Every setting: its key in TOML, and what it means. As an environment variable it is `CONDOR_CRIU_` and the key in
 /// capitals, in a job ad `Criu` and the key in camel case (`+CriuInterval = "1h"`).
@@ -29,6 +30,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("threads", "threads for packing; 0 means as many as the slot has cpus"),
     ("job_dir", "where the scratch directory is inside the sandbox"),
     ("network", "\"auto\", \"host\" or \"private\""),
+    ("compat", "\"auto\", \"on\" or \"off\""),
     ("cpu_baseline", "\"x86-64-v1\", \"x86-64-v2\", \"x86-64-v3\", \"x86-64-v4\" or \"host\""),
     ("carry_files", "\"auto\", \"none\", or patterns of absolute paths; \"auto\" may be one of them"),
     ("vacate_signals", "signals that mean: save and leave"),
@@ -99,6 +101,8 @@ pub struct Settings {
     pub job_dir: PathBuf,
     /// See [`KEYS`]; `None` means as the program needs it.
     pub network: Option<Network>,
+    /// See [`KEYS`].
+    pub compat: Compat,
     /// See [`KEYS`].
     pub cpu_baseline: Baseline,
     /// See [`KEYS`].
@@ -207,6 +211,7 @@ fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
         threads: read.get("threads", |text| text.parse().map_err(|_| "not a number of threads".into()))?.unwrap_or(0),
         job_dir: read.get("job_dir", job_dir)?.unwrap_or_else(|| "/job".into()),
         network: read.get("network", network)?.unwrap_or(None),
+        compat: read.get("compat", compat)?.unwrap_or_default(),
         cpu_baseline: read.get("cpu_baseline", str::parse)?.unwrap_or(baseline::DEFAULT),
         carry_files: read.get("carry_files", carry_files)?.unwrap_or_default(),
         vacate_signals: read.get("vacate_signals", signals)?.unwrap_or(vacate_signals),
@@ -270,6 +275,15 @@ fn network(text: &str) -> Result<Option<Network>, String> {
         "host" => Ok(Some(Network::Host)),
         "private" => Ok(Some(Network::Private)),
         _ => Err("none of \"auto\", \"host\" and \"private\"".into()),
+    }
+}
+
+fn compat(text: &str) -> Result<Compat, String> {
+    match text {
+        "auto" => Ok(Compat::Auto),
+        "on" => Ok(Compat::On),
+        "off" => Ok(Compat::Off),
+        _ => Err("none of \"auto\", \"on\" and \"off\"".into()),
     }
 }
 

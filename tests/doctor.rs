@@ -262,3 +262,47 @@ fn a_damaged_bundle_is_refused() {
     let output = on_a_host("", &format!("env PATH=/nonexistent {} doctor --json", damaged.display()));
     diagnosis(&output, "criu", "damaged", "");
 }
+
+/// `doctor -- PROGRAM` in a directory with this file, on this host.
+fn doctor_of(bench: &Bench, script: &str, after: &str) -> Output {
+    let place = bench.path().join("place");
+    fs::create_dir_all(&place).unwrap();
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::write(place.join("work.py"), script).unwrap();
+    let bundle = bundle(bench);
+    let command = format!(
+        "sh -c 'cd {} && exec {} doctor --json --after {after} --compat off -- python3 work.py'",
+        place.display(),
+        bundle.display()
+    );
+    on_a_host("", &command)
+}
+
+#[test]
+fn a_program_that_can_be_saved() {
+    let bench = Bench::new();
+    let output = doctor_of(&bench, "import time\ntime.sleep(60)\n", "7s");
+    assert_eq!(check(&output, 0, "program").0, "yes");
+    let saved = check(&output, 0, "save program");
+    assert!(saved.0 == "yes" && saved.1.contains("bytes"), "{saved:?}");
+}
+
+#[test]
+fn a_program_that_cannot_be_saved_and_why() {
+    let bench = Bench::new();
+    let script = "import time\nfrom multiprocessing import Lock\nlock = Lock()\ntime.sleep(60)\n";
+    let output = doctor_of(&bench, script, "7s");
+    diagnosis(&output, "program", "has /dev/shm/", "compat = \"on\"");
+    diagnosis(&output, "save program", "deleted", "compat");
+}
+
+#[test]
+fn a_program_that_ends_too_soon_or_does_not_exist() {
+    let bench = Bench::new();
+    let output = doctor_of(&bench, "raise SystemExit(3)\n", "7s");
+    let found = check(&output, 1, "save program");
+    assert!(found.0 == "unknown" && found.1.contains("exit code 3") && found.2.contains("--after"), "{found:?}");
+    let bundle = bundle(&bench);
+    let output = on_a_host("", &format!("{} doctor --json -- /nonexistent/program", bundle.display()));
+    diagnosis(&output, "save program", "there is no such program", "transfer it");
+}

@@ -8,8 +8,18 @@
 //! * Mappings made with MAP_DROPPABLE (Linux 6.11), as glibc and the vDSO's getrandom have them. A kernel that does not know the
 //!   flag refuses to map. As private anonymous memory they are kept where they might have been dropped, which nobody notices.
 //!
+//! And two that CRIU 4.2.1 brings back otherwise than they were, without an error (tests/workloads.rs found them):
+//!
+//! * A periodic timerfd that has expired and not been read yet has no time to its next expiry, and comes back disarmed: its reader
+//!   would wait for ever. It gets its interval as that time.
+//! * A process whose session leader has ended, as every daemon that forked twice. CRIU makes a helper that stands for the leader, as
+//!   the daemon's parent, and when that ends the daemon belongs to the init and not to the tree: the next dump would leave it
+//!   behind. It comes back in the session of the tree's root, and in a process group of its own.
+//!
 //! An image is two magic numbers, then messages, each with its length in front. Field numbers are those of CRIU's public
 //! `images/*.proto`. Everything that is not replaced stays as it is, byte for byte.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::wire::{Field, Value, WireError, fields, put_bytes, put_number};
 
@@ -54,6 +64,11 @@ const CORE: u32 = 0x5505_3847;
 /// Second number of memory map images.
 const MM: u32 = 0x5749_2820;
 
+/// Second number of the image of open files.
+const FILES: u32 = 0x5630_3138;
+/// Second number of the image of the process tree.
+const PSTREE: u32 = 0x5027_3030;
+
 /// Field numbers, from the message outside to the one inside.
 mod number {
     /// core_entry → thread_core_entry
@@ -66,6 +81,16 @@ mod number {
     pub const VMAS: u64 = 14;
     /// vma_entry → uint32
     pub const FLAGS: u64 = 6;
+    /// file_entry → timerfd_entry
+    pub const TIMERFD: u64 = 12;
+    /// timerfd_entry → seconds and nanoseconds to the next expiry, and of the interval
+    pub const TIMER: [u64; 4] = [7, 8, 9, 10];
+    /// pstree_entry → pid, process group, session
+    pub const PID: u64 = 1;
+    /// See [`PID`].
+    pub const GROUP: u64 = 3;
+    /// See [`PID`].
+    pub const SESSION: u64 = 4;
 }
 
 /// MAP_DROPPABLE | MAP_ANONYMOUS | MAP_NORESERVE, as the vDSO's memory has it.
@@ -78,7 +103,10 @@ impl Rewrite {
     /// memory.
     pub fn concerns(&self, name: &str) -> bool {
         let is = |start: &str| name.starts_with(start) && name.ends_with(".img");
-        (self.groups.is_some() && is("core-")) || (self.undrop && is("mm-"))
+        name == "files.img"
+            || name == "pstree.img"
+            || (self.groups.is_some() && is("core-"))
+            || (self.undrop && is("mm-"))
     }
 
     /// The image as it has to be.
@@ -86,21 +114,37 @@ impl Rewrite {
         if !self.concerns(name) {
             return Ok(image.to_vec());
         }
-        let core = name.starts_with("core-");
+        let kind = match name {
+            "files.img" => FILES,
+            "pstree.img" => PSTREE,
+            _ if name.starts_with("core-") => CORE,
+            _ => MM,
+        };
         let message = |source| ImageError::Message { name: name.into(), source };
         let short = || ImageError::Short { name: name.into() };
-        let magic = [COMMON.to_le_bytes(), if core { CORE } else { MM }.to_le_bytes()].concat();
+        let magic = [COMMON.to_le_bytes(), kind.to_le_bytes()].concat();
         let mut rest = image.strip_prefix(&magic[..]).ok_or_else(|| ImageError::Magic { name: name.into() })?;
-        let mut out = magic;
-        out.reserve(image.len());
+        let mut entries = Vec::new();
         while !rest.is_empty() {
             let (length, behind) = rest.split_first_chunk::<4>().ok_or_else(short)?;
             let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| short())?;
             let (entry, behind) = behind.split_at_checked(length).ok_or_else(short)?;
-            let entry = if core { self.core(entry) } else { self.mm(entry) }.map_err(message)?;
+            entries.push(entry);
+            rest = behind;
+        }
+        let tree = if kind == PSTREE { Tree::of(&entries).map_err(message)? } else { Tree::default() };
+        let mut out = magic;
+        out.reserve(image.len());
+        for entry in entries {
+            let entry = match kind {
+                CORE => self.core(entry),
+                FILES => edit(entry, number::TIMERFD, &rearm),
+                PSTREE => tree.replace(entry),
+                _ => self.mm(entry),
+            };
+            let entry = entry.map_err(message)?;
             out.extend_from_slice(&u32::try_from(entry.len()).map_err(|_| short())?.to_le_bytes());
             out.extend_from_slice(&entry);
-            rest = behind;
         }
         Ok(out)
     }
@@ -123,6 +167,84 @@ impl Rewrite {
             }
             Ok(out)
         })
+    }
+}
+
+/// The number in a field of `message`; 0 if it is not there.
+fn number_in(message: &[u8], number: u64) -> Result<u64, WireError> {
+    let mut found = 0;
+    for field in fields(message) {
+        match field? {
+            Field { number: this, value: Value::Number(value), .. } if this == number => found = value,
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// `message` with these numbers in these fields, which it has.
+fn with_numbers(message: &[u8], numbers: &[(u64, u64)]) -> Result<Vec<u8>, WireError> {
+    let mut out = Vec::with_capacity(message.len() + 10 * numbers.len());
+    for field in fields(message) {
+        let field = field?;
+        match numbers.iter().find(|(number, _)| *number == field.number) {
+            Some((number, value)) => put_number(*number, *value, &mut out),
+            None => out.extend_from_slice(field.raw),
+        }
+    }
+    Ok(out)
+}
+
+/// A timerfd with an interval and no next expiry: the interval is when that comes.
+fn rearm(timer: &[u8]) -> Result<Vec<u8>, WireError> {
+    let [seconds, nanoseconds, every_s, every_ns] = number::TIMER.map(|number| number_in(timer, number));
+    let every = (every_s?, every_ns?);
+    if (seconds?, nanoseconds?) != (0, 0) || every == (0, 0) {
+        return Ok(timer.to_vec());
+    }
+    with_numbers(timer, &[(number::TIMER[0], every.0), (number::TIMER[1], every.1)])
+}
+
+/// Which process groups and sessions have no leader among the processes.
+#[derive(Default)]
+struct Tree {
+    pids: BTreeSet<u64>,
+    /// The session of the first process, the root.
+    session: u64,
+    /// Groups in sessions without a leader: what becomes of each.
+    groups: BTreeMap<u64, u64>,
+}
+
+impl Tree {
+    fn of(entries: &[&[u8]]) -> Result<Tree, WireError> {
+        let mut tree = Tree::default();
+        for entry in entries {
+            tree.pids.insert(number_in(entry, number::PID)?);
+        }
+        if let Some(root) = entries.first() {
+            tree.session = number_in(root, number::SESSION)?;
+        }
+        for entry in entries {
+            let (pid, group) = (number_in(entry, number::PID)?, number_in(entry, number::GROUP)?);
+            if !tree.has_leader(number_in(entry, number::SESSION)?) {
+                let leader = if tree.pids.contains(&group) { group } else { pid };
+                tree.groups.entry(group).or_insert(leader);
+            }
+        }
+        Ok(tree)
+    }
+
+    fn has_leader(&self, session: u64) -> bool {
+        session == self.session || self.pids.contains(&session)
+    }
+
+    fn replace(&self, entry: &[u8]) -> Result<Vec<u8>, WireError> {
+        if self.has_leader(number_in(entry, number::SESSION)?) {
+            return Ok(entry.to_vec());
+        }
+        let group = number_in(entry, number::GROUP)?;
+        let group = self.groups.get(&group).copied().unwrap_or(group);
+        with_numbers(entry, &[(number::SESSION, self.session), (number::GROUP, group)])
     }
 }
 
@@ -185,6 +307,37 @@ mod tests {
             out.extend_from_slice(entry);
         }
         out
+    }
+
+    fn numbers(pairs: &[(u64, u64)]) -> Vec<u8> {
+        let mut out = Vec::new();
+        pairs.iter().for_each(|(number, value)| put_number(*number, *value, &mut out));
+        out
+    }
+
+    #[test]
+    fn an_expired_periodic_timer_is_armed_again_and_others_stay() {
+        let timer = |value: u64, every: u64| {
+            let mut out = numbers(&[(1, 17), (2, 5)]);
+            let inner = numbers(&[(1, 5), (2, 2), (4, 1), (5, 3), (6, 0), (7, 0), (8, value), (9, 0), (10, every)]);
+            put_bytes(number::TIMERFD, &inner, &mut out);
+            out
+        };
+        let rewrite = Rewrite::default();
+        let before = image(FILES, &[numbers(&[(1, 1), (2, 4)]), timer(0, 50), timer(7, 50), timer(0, 0)]);
+        let after = image(FILES, &[numbers(&[(1, 1), (2, 4)]), timer(50, 50), timer(7, 50), timer(0, 0)]);
+        assert_eq!(rewrite.apply("files.img", &before), Ok(after));
+        assert!(rewrite.apply("files.img", &before[..before.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn a_daemon_without_a_session_leader_joins_the_root_s_session() {
+        let process = |pid, group, session| numbers(&[(1, pid), (2, 300), (3, group), (4, session), (5, pid)]);
+        let rewrite = Rewrite::default();
+        let before = [process(300, 300, 300), process(301, 301, 301), process(305, 304, 304), process(306, 304, 304)];
+        let after = [process(300, 300, 300), process(301, 301, 301), process(305, 305, 300), process(306, 305, 300)];
+        assert_eq!(rewrite.apply("pstree.img", &image(PSTREE, &before)), Ok(image(PSTREE, &after)));
+        assert_eq!(rewrite.apply("pstree.img", &image(PSTREE, &after)), Ok(image(PSTREE, &after)));
     }
 
     fn core(groups: &[u32]) -> Vec<u8> {

@@ -40,6 +40,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "use the program's setting for threads or plain I/O instead of libaio",
     ),
     (
+        "SysV objects exist: ",
+        "a process uses SysV semaphores, message queues or shared memory, which CRIU cannot save without privilege",
+        "use the program's setting for POSIX semaphores and shared memory or mmap",
+    ),
+    (
         "doesn't live in IPC ns",
         "a process uses SysV shared memory, which CRIU cannot save without privilege",
         "use the program's setting for POSIX shared memory or mmap",
@@ -52,7 +57,7 @@ const KNOWN: &[(&str, &str, &str)] = &[
     (
         "(deleted)]",
         "a process has a file mapped into memory that was deleted since (named semaphores do this)",
-        "keep the file while it is mapped",
+        "keep the file while it is mapped; for files in /dev/shm compat = \"on\" does that",
     ),
     (
         "suspending seccomp failed",

@@ -5,6 +5,7 @@
 //! every file. [`table`] prints what the evictions cost, [`timeline`] makes a page of it.
 
 mod compare;
+pub mod once;
 mod starter;
 mod table;
 mod timeline;

@@ -21,7 +21,7 @@ use crate::supervise::save::now;
 /// An eviction sooner than this would only test the start.
 pub(super) const SHORTEST_LIFE: Duration = Duration::from_millis(500);
 /// HTCondor's default `MachineMaxVacateTime`.
-const VACATE_TIME: Duration = Duration::from_secs(600);
+pub(super) const VACATE_TIME: Duration = Duration::from_secs(600);
 /// The names by which HTCondor carries the standard streams.
 pub(super) const STDOUT: &str = "_condor_stdout";
 /// See [`STDOUT`].
@@ -193,7 +193,7 @@ impl<'a> Starter<'a> {
     }
 
     /// A new scratch directory with what HTCondor puts there: ads, inputs, then the spool, which wins.
-    fn scratch(&self, name: &str, spool: Option<&Path>) -> io::Result<PathBuf> {
+    pub(super) fn scratch(&self, name: &str, spool: Option<&Path>) -> io::Result<PathBuf> {
         let scratch = self.base.join(name).join("scratch");
         if scratch.exists() {
             fs::remove_dir_all(&scratch)?;
@@ -217,7 +217,7 @@ impl<'a> Starter<'a> {
         Ok(scratch)
     }
 
-    fn start(&self, scratch: &Path, more: &[&str]) -> io::Result<Child> {
+    pub(super) fn start(&self, scratch: &Path, more: &[&str]) -> io::Result<Child> {
         let stream = |name: &str| File::options().append(true).create(true).open(scratch.join(name));
         let mut command = Command::new(std::env::current_exe()?);
         command
@@ -304,12 +304,12 @@ fn ending(scratch: &Path, status: ExitStatus) -> Ending {
     ours.map_or_else(|| Ending::Payload(of(status)), Ending::Ours)
 }
 
-fn of(status: ExitStatus) -> Ended {
+pub(super) fn of(status: ExitStatus) -> Ended {
     status.signal().map_or_else(|| Ended::Exited(status.code().unwrap_or(0) as u8), Ended::Signaled)
 }
 
 /// Waits for the child, but not beyond `deadline`.
-fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+pub(super) fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
     let signals = signal_hook::iterator::Signals::new([SIGCHLD])?;
     let (sender, ended) = crossbeam_channel::bounded(1);
     let handle = signals.handle();

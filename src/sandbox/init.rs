@@ -127,6 +127,10 @@ impl Init {
                     self.stopped_before = tasks_in_state('T');
                 }
                 let output = self.plan.inner_state_dir().join("work").join("criu.out");
+                if let Some(objects) = sysv_objects().filter(|_| job == CriuJob::Dump) {
+                    let _ = fs::write(&output, format!("Error (condor-criu): SysV objects exist: {objects}\n"));
+                    return self.say(&Event::CriuEnded { job, ended: Ended::Exited(1), root: None });
+                }
                 match spawn::criu(&self.plan, &args, &output) {
                     Ok(pid) => {
                         self.criu = Some((pid, job));
@@ -191,6 +195,18 @@ impl Init {
         self.strays.clear();
         Ok(())
     }
+}
+
+/// What there is of SysV IPC in this namespace, if anything: CRIU would leave it out without an error, because criu and the payload
+/// share the namespace. proc(5), /proc/sysvipc: one line for each object behind a line of titles.
+fn sysv_objects() -> Option<String> {
+    let count = |(table, name): (&str, &str)| {
+        let lines = fs::read_to_string(format!("/proc/sysvipc/{table}")).ok()?.lines().count();
+        (lines > 1).then(|| format!("{} {name}", lines - 1))
+    };
+    let tables = [("sem", "semaphore sets"), ("msg", "message queues"), ("shm", "shared memory segments")];
+    let found: Vec<String> = tables.into_iter().filter_map(count).collect();
+    (!found.is_empty()).then(|| found.join(", "))
 }
 
 /// A child that ended, if there is one. nix's waitpid has no real-time signals, by which a payload can die too.

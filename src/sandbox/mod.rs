@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 mod clock;
+pub mod compat;
 mod identity;
 mod init;
 mod lay;
@@ -35,7 +36,8 @@ pub use clock::ClockReadings;
 pub use identity::supplementary_groups;
 pub use message::{CriuJob, Event, Request, receive};
 pub use plan::{
-    CRIU_DIR, ClockOffsets, Command, Identity, LAID_DIR, Network, OUR_ROOT, PIDFILE, Plan, STATE_DIR, StdioPath, inside,
+    CRIU_DIR, ClockOffsets, Command, FIRST_PID, Identity, LAID_DIR, Network, OUR_ROOT, PIDFILE, Plan, STATE_DIR,
+    StdioPath, inside,
 };
 
 /// Why there is no sandbox.

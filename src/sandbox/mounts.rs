@@ -12,6 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, pivot_root};
 
+use super::compat::COMPAT;
 use super::lay;
 use super::plan::{CRIU_DIR, LAID_DIR, OUR_ROOT, Plan, REAPER, RUN_DIR};
 
@@ -127,10 +128,16 @@ fn ours(root: &Path, plan: &Plan, criu: &OwnedFd) -> Result<(), StepFailed> {
     }
     bind(criu, &at(CRIU_DIR), "bind criu")?;
     tmpfs(&at(RUN_DIR), "mode=0700")?;
+    write(&at(REAPER), "the reaper", &plan.reaper)?;
+    plan.compat.as_ref().map_or(Ok(()), |compat| write(&at(COMPAT), "the compatibility helper", compat))
+}
+
+/// A file of ours that can be executed or mapped.
+fn write(path: &Path, what: &str, content: &[u8]) -> Result<(), StepFailed> {
     let mut options = fs::OpenOptions::new();
-    let file = io(options.write(true).create(true).truncate(true).mode(0o555).open(at(REAPER)));
-    let mut file = step("create the reaper", file)?;
-    step("write the reaper", io(std::io::Write::write_all(&mut file, &plan.reaper)))
+    let file = io(options.write(true).create(true).truncate(true).mode(0o555).open(path));
+    let mut file = step(format!("create {what}"), file)?;
+    step(format!("write {what}"), io(std::io::Write::write_all(&mut file, content)))
 }
 
 /// One top-level entry of the host in the new root. What cannot be bound is left out: the payload finds it missing,

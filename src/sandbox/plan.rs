@@ -13,6 +13,8 @@ pub const OUR_ROOT: &str = "/.condor-criu";
 pub const CRIU_DIR: &str = "/.condor-criu/criu";
 /// The executable of the root of the dumped tree.
 pub const REAPER: &str = "/.condor-criu/reaper";
+/// The reaper's pid when it is started, and the lowest one of the payload.
+pub const FIRST_PID: u32 = 300;
 /// Private and writable: criu caches its probes of the kernel here, and leaves the pid of a restored tree.
 pub const RUN_DIR: &str = "/.condor-criu/run";
 /// Where criu says which pid the restored root has.
@@ -100,6 +102,8 @@ pub struct Plan {
     pub criu_command: Vec<OsString>,
     /// The reaper's executable: ours, or the one that the checkpoint carries.
     pub reaper: Vec<u8>,
+    /// The compatibility helper, if the payload has it: ours, or the one that the checkpoint carries.
+    pub compat: Option<Vec<u8>>,
     /// The host's files that are laid over this host's: absolute paths inside, their content below [`LAID_DIR`].
     pub laid: Vec<PathBuf>,
     /// What to start; a restore has none.

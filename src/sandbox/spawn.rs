@@ -20,11 +20,11 @@ use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, 
 use super::identity;
 use super::message::Event;
 use super::mounts::{StepFailed, io, step};
-use super::plan::{Command, Plan, REAPER};
+use super::plan::{Command, FIRST_PID, Plan, REAPER};
 
 /// The reaper's pid is the one after. criu takes the low ones when it restores in the same pid namespace; after a
 /// wrap the kernel begins again at 300 (RESERVED_PIDS), so that what is above stays free of its helpers.
-pub(super) const PID_BEFORE_ROOT: i32 = 299;
+pub(super) const PID_BEFORE_ROOT: i32 = FIRST_PID as i32 - 1;
 /// Where programs are looked for if the job has no PATH, as HTCondor starts it.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::save::{REAPER, SHM, WORK};
+use super::save::{COMPAT, REAPER, SHM, WORK};
 use super::streams;
 use crate::checkpoint::archive::{ArchiveError, ExtractOptions, Reader, extract};
 use crate::checkpoint::streaming::ArchiveSource;
@@ -25,6 +25,8 @@ pub struct Opened {
     pub manifest: Manifest,
     /// The reaper that its tree was started with.
     pub reaper: Vec<u8>,
+    /// The compatibility helper that its programs have mapped, if they have one.
+    pub compat: Option<Vec<u8>>,
 }
 
 /// What unpacking found.
@@ -51,7 +53,11 @@ pub fn open(path: &Path) -> Result<Option<Opened>, Failure> {
     }
     let mut reaper = Vec::new();
     reader.copy_to(REAPER, &mut reaper).map_err(refused)?;
-    Ok(Some(Opened { reader, manifest, reaper }))
+    let mut compat = None;
+    if reader.members().any(|member| member.name.as_path() == Path::new(COMPAT)) {
+        reader.copy_to(COMPAT, compat.insert(Vec::new())).map_err(refused)?;
+    }
+    Ok(Some(Opened { reader, manifest, reaper, compat }))
 }
 
 fn what(path: &Path) -> String {

@@ -19,6 +19,7 @@ use crate::exit::{Ended, Exit};
 use crate::host::{baseline, scan};
 use crate::htcondor::advice::vacate_window;
 use crate::htcondor::chirp::Attribute;
+use crate::sandbox::compat;
 use crate::sandbox::{ClockReadings, CriuJob, Request};
 use crate::settings::Interval;
 
@@ -128,6 +129,7 @@ impl Supervisor {
             self.go_on_after_failure(&why);
             return None;
         }
+        compat::sweep(self.sandbox.shm());
         let images = self.images_dir();
         let _ = fs::remove_dir_all(&images);
         if let Err(error) = fs::create_dir(&images) {
@@ -199,7 +201,11 @@ impl Supervisor {
         let (State::Dumping { reason, began }, Some(saving)) = (self.state, self.saving.take()) else { return None };
         if ended != Ended::Exited(0) {
             let cause = log::cause(&self.work_dir().join(command::DUMP_LOG), &self.work_dir().join("criu.out"));
-            let why = saving.end().unwrap_or(cause.why);
+            // A cause that is known is the cause: that images were left unfinished then only follows from it.
+            let why = match (&cause.remedy, saving.end()) {
+                (None, Some(ours)) => ours,
+                _ => cause.why,
+            };
             for line in &cause.lines {
                 tracing::warn!("criu: {line}");
             }
@@ -278,6 +284,7 @@ impl Supervisor {
             shm: self.shm_path(),
             root: self.sandbox.root(),
             reaper: launch.plan.reaper.clone(),
+            compat: launch.plan.compat.clone(),
             not_carried: launch.not_carried.clone(),
             inputs: std::sync::Arc::clone(&self.inputs),
             manifest,
@@ -317,9 +324,9 @@ impl Supervisor {
                     bytes = committed.bytes,
                     "committed"
                 );
-                if self.failures > 0 {
-                    // The warning about the dumps that failed is no longer true.
-                    self.chirp.tell(Attribute::Warning(self.advice.clone()));
+                if self.failures > 0 || self.early.was_wrong() {
+                    // The warning about dumps that fail is no longer true.
+                    self.chirp.tell(Attribute::Warning(self.standing_warning()));
                 }
                 self.failures = 0;
                 self.last_cost = Some(committed.manifest.cost);

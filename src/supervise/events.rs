@@ -7,6 +7,7 @@ use crossbeam_channel::Sender;
 use super::bring_back::Unpacked;
 use super::save::Committed;
 use crate::exit::Failure;
+use crate::host::scan::Finding;
 use crate::sandbox;
 
 /// What happened.
@@ -19,6 +20,8 @@ pub enum Event {
     SandboxGone,
     /// The checkpoint's files are in place.
     Unpacked(Result<Unpacked, Failure>),
+    /// What the payload has that cannot be carried, as of now.
+    Scanned(Vec<Finding>),
     /// The images cannot be given to criu; the reason comes with criu's end.
     StreamBroken,
     /// The checkpoint is committed, or why not.

@@ -23,6 +23,7 @@ use crate::exit::{Exit, Failure};
 use crate::host::baseline::Baseline;
 use crate::host::{cpu, mpi};
 use crate::htcondor::Job;
+use crate::sandbox::compat::{self, Compat};
 use crate::sandbox::{
     CRIU_DIR, Command, Identity, LAID_DIR, Network, Plan, STATE_DIR, Sandbox, SandboxError, inside,
     supplementary_groups,
@@ -180,8 +181,17 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         Some(opened) => opened.manifest.network,
         None => settings.network.unwrap_or_else(|| network_for(program, &job)),
     };
-    let payload =
-        opened.is_none().then(|| command(program, arguments, &job, &job_dir, &streams, settings.cpu_baseline));
+    let compat = match &opened {
+        Some(opened) => opened.compat.clone(),
+        None => compat_for(program, &job, settings.compat),
+    };
+    let payload = opened.is_none().then(|| {
+        let mut command = command(program, arguments, &job, &job_dir, &streams, settings.cpu_baseline);
+        if compat.is_some() {
+            compat::preload(&mut command.environment);
+        }
+        command
+    });
     let reaper = opened.as_ref().map_or_else(|| Plan::built_in_reaper().to_vec(), |opened| opened.reaper.clone());
     let laid = match &opened {
         Some(opened) => carry::unpack(opened, &state_dir.join(LAID_DIR), 1)?,
@@ -201,6 +211,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         criu_dir: criu.directory.clone(),
         criu_command: criu.command(Path::new(CRIU_DIR)),
         reaper,
+        compat,
         laid,
         payload,
     };
@@ -278,14 +289,32 @@ fn groups_inside(identity: &Identity) -> Result<Vec<u32>, Failure> {
     Ok(groups.into_iter().map(|group| if group == outer { identity.inner_gid } else { OVERFLOW_GID }).collect())
 }
 
-/// The network that the program is known to need.
-fn network_for(program: &OsString, job: &Job) -> Network {
+/// Where the program is on this host, as far as can be told before the sandbox stands.
+fn locate(program: &OsString, job: &Job) -> PathBuf {
     let path = Path::new(program);
     let in_path =
         || std::env::split_paths(&std::env::var_os("PATH")?).map(|place| place.join(path)).find(|path| path.is_file());
     let transferred = Some(job.scratch.join(path)).filter(|path| path.is_file());
-    let found = transferred.or_else(in_path).unwrap_or_else(|| path.to_path_buf());
-    match mpi::uses_mpi(&found, std::env::var_os("LD_LIBRARY_PATH").as_deref()) {
+    transferred.or_else(in_path).unwrap_or_else(|| path.to_path_buf())
+}
+
+/// The compatibility helper, if the payload is to have it.
+fn compat_for(program: &OsString, job: &Job, wanted: Compat) -> Option<Vec<u8>> {
+    let why = match wanted {
+        Compat::Off => return None,
+        Compat::On => None,
+        Compat::Auto => compat::refusal(&locate(program, job)),
+    };
+    match why {
+        Some(why) => tracing::info!("compat = off: {why}"),
+        None => return Some(compat::built_in().to_vec()),
+    }
+    None
+}
+
+/// The network that the program is known to need.
+fn network_for(program: &OsString, job: &Job) -> Network {
+    match mpi::uses_mpi(&locate(program, job), std::env::var_os("LD_LIBRARY_PATH").as_deref()) {
         Some(why) => {
             tracing::info!("network = private: {why}");
             Network::Private

@@ -8,6 +8,7 @@ mod afresh;
 pub mod bring_back;
 mod carry;
 mod checkpointing;
+mod early;
 mod ending;
 mod environment;
 mod events;
@@ -24,6 +25,7 @@ pub mod window;
 
 use signal_hook::iterator::Signals;
 
+pub use early::FIRST as EARLY_WORD;
 use launch::Prepared;
 pub use launch::RunOptions;
 

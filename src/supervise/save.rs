@@ -27,6 +27,8 @@ pub const SHM: &str = "shm";
 pub const HOST: &str = "host";
 /// The reaper's executable in the archive: CRIU wants the same file at a restore, and a later condor-criu may have another.
 pub const REAPER: &str = "sandbox/reaper";
+/// The compatibility helper in the archive, for the same reason.
+pub const COMPAT: &str = "sandbox/compat.so";
 
 /// What must be known before criu begins.
 pub struct Target {
@@ -52,6 +54,8 @@ pub struct Stopped {
     pub root: PathBuf,
     /// The reaper's executable.
     pub reaper: Vec<u8>,
+    /// The compatibility helper, if the payload has it.
+    pub compat: Option<Vec<u8>>,
     /// Which of the scratch directory's entries stay out.
     pub not_carried: NotCarried,
     /// What need not be carried.
@@ -153,7 +157,10 @@ impl Packer {
     /// Adds the files and `/dev/shm` to the images, and commits.
     fn pack(self) -> Result<Committed, String> {
         let packed = (|| {
-            self.add_reaper()?;
+            self.add_ours(REAPER, &self.stopped.reaper)?;
+            if let Some(compat) = &self.stopped.compat {
+                self.add_ours(COMPAT, compat)?;
+            }
             let inputs = self.add_work()?;
             let shm = &self.stopped.shm;
             self.add_tree(shm, SHM, inventory::walk(shm, &NotCarried::default())?)?;
@@ -185,9 +192,8 @@ impl Packer {
         Ok(())
     }
 
-    fn add_reaper(&self) -> io::Result<()> {
-        let meta = Meta::file(REAPER, self.stopped.reaper.len() as u64);
-        Ok(self.writer.add(meta, Some(&mut self.stopped.reaper.as_slice()))?)
+    fn add_ours(&self, name: &str, mut content: &[u8]) -> io::Result<()> {
+        Ok(self.writer.add(Meta::file(name, content.len() as u64), Some(&mut content))?)
     }
 
     /// The scratch directory; returns the inputs that were left out.

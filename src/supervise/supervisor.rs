@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use signal_hook::iterator::Signals;
 
 use super::bring_back::Serving;
+use super::early::Early;
 use super::ending::clean_up;
 use super::events::{self, Event};
 use super::journal;
@@ -84,6 +85,8 @@ pub(super) struct Supervisor {
     pub(super) chirp: Chirp,
     /// What the job ad lacks: the warning that stands while nothing worse is to be said.
     pub(super) advice: String,
+    /// What the payload has that cannot be carried.
+    pub(super) early: Early,
     /// The signal that asked us to leave.
     pub(super) vacate: Option<Signal>,
     /// Dumps that failed since the last one that did not.
@@ -165,6 +168,7 @@ impl Supervisor {
             last_cost,
             chirp,
             advice,
+            early: Early::default(),
             vacate: None,
             failures: 0,
             resident: 0,
@@ -201,7 +205,7 @@ impl Supervisor {
 
     fn listen(&mut self) -> Result<Exit, Failure> {
         loop {
-            let due = [self.deadline, self.next_checkpoint].into_iter().flatten().min();
+            let due = [self.deadline, self.next_checkpoint, self.early.due()].into_iter().flatten().min();
             let event = match due {
                 Some(at) => self.events.recv_deadline(at),
                 None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -223,6 +227,10 @@ impl Supervisor {
             Event::Signal(number) => self.signalled(number),
             Event::Sandbox(event) => self.sandbox_says(event),
             Event::Unpacked(result) => self.unpacked(result),
+            Event::Scanned(findings) => {
+                self.scanned(findings);
+                None
+            }
             Event::StreamBroken => {
                 self.tell_init(&Request::KillCriu);
                 None
@@ -270,6 +278,9 @@ impl Supervisor {
                 }
             };
         }
+        if self.early.due().is_some_and(|at| at <= now) {
+            self.begin_scan();
+        }
         if self.next_checkpoint.is_some_and(|at| at <= now) {
             self.next_checkpoint = None;
             if self.state == State::Running {
@@ -295,6 +306,7 @@ impl Supervisor {
         self.state = State::Running;
         self.relays.resume();
         self.running_since = Some(Instant::now());
+        self.early.begin();
         self.chirp.tell(Attribute::State("running"));
         self.schedule();
         // What was asked for while there was nothing to save.

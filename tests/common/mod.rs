@@ -5,4 +5,6 @@ pub mod count;
 pub mod job;
 pub mod local;
 pub mod long;
+pub mod place;
 pub mod pool;
+pub mod workload;

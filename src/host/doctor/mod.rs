@@ -8,6 +8,7 @@ pub mod advertise;
 mod facts;
 mod life;
 mod probe;
+mod trial;
 
 use std::path::Path;
 use std::time::Instant;
@@ -20,6 +21,7 @@ use crate::settings::Settings;
 use facts::Facts;
 pub use probe::Place;
 use probe::{NotPossible, Stage, Success};
+pub use trial::Trial;
 
 /// How one question was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -67,6 +69,7 @@ const LIMITS: &str = "io_uring, kernel AIO, SysV shared memory, a program's own 
 #[derive(Serialize)]
 struct Report<'a> {
     ok: bool,
+    host: bool,
     version: &'a str,
     criu: Option<CriuReport>,
     kernel: &'a str,
@@ -83,8 +86,8 @@ struct CriuReport {
     bundled: bool,
 }
 
-/// Asks everything and prints it; `Success` if a job can be saved and restored here.
-pub fn doctor(settings: &Settings, json: bool) -> Result<Exit, Failure> {
+/// Asks everything and prints it; `Success` if a job can be saved and restored here, and the program of `trial` can be saved.
+pub fn doctor(settings: &Settings, json: bool, trial: Option<&Trial>) -> Result<Exit, Failure> {
     let facts = Facts::gather();
     let place = Place::new().map_err(|error| Failure::start("cannot make a directory for the probe", error))?;
     let criu = find::find(settings.criu.as_deref(), place.path(), &place.path().join("criu"));
@@ -93,9 +96,17 @@ pub fn doctor(settings: &Settings, json: bool) -> Result<Exit, Failure> {
     let mut checks = vec![about_criu(&criu)];
     checks.extend(about_probe(tried.as_ref(), &facts));
     checks.extend(facts.checks());
-    let ok = tried.as_ref().is_some_and(|tried| tried.host.is_ok());
+    let host = tried.as_ref().is_some_and(|tried| tried.host.is_ok());
+    let program = match trial {
+        Some(trial) if host => trial.checks()?,
+        Some(_) => vec![Check::new("save program", Status::Unknown, "not tried on this host")],
+        None => Vec::new(),
+    };
+    let ok = host && program.iter().all(|check| matches!(check.status, Status::Yes | Status::Limited));
+    checks.extend(program);
     let report = Report {
         ok,
+        host,
         version: env!("CARGO_PKG_VERSION"),
         criu: criu.as_ref().ok().map(|criu| CriuReport {
             version: criu.version.to_string(),
@@ -132,9 +143,10 @@ fn print(report: &Report<'_>) {
     }
     println!("never without privilege: {}", report.limits);
     println!();
-    match report.ok {
-        true => println!("Jobs can be checkpointed and restored on this host."),
-        false => println!("Jobs cannot be checkpointed on this host: see each NO above."),
+    match (report.ok, report.host) {
+        (true, _) => println!("Jobs can be checkpointed and restored on this host."),
+        (false, true) => println!("Jobs can be checkpointed on this host, but this program was not: see above."),
+        (false, false) => println!("Jobs cannot be checkpointed on this host: see each NO above."),
     }
 }
 

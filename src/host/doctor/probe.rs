@@ -131,7 +131,7 @@ fn explain(scratch: &Path, outcome: Outcome, begun: Stage) -> NotPossible {
     NotPossible { stage, why, remedy }
 }
 
-fn two_parts(words: &str, between: &str) -> (String, Option<String>) {
+pub(super) fn two_parts(words: &str, between: &str) -> (String, Option<String>) {
     let words = words.trim().trim_start_matches("error: ");
     match words.split_once(between) {
         Some((why, remedy)) => (why.to_owned(), Some(remedy.lines().next().unwrap_or(remedy).to_owned())),
