@@ -86,8 +86,9 @@ fn the_pilot_s_end_is_known(series: Series) {
     /// Before its first checkpoint a job is to leave a minute for the upload, and twice what a small one costs.
     const MARGIN: u64 = 64;
     let pool = &Pool::up(series);
-    let lines =
-        "requirements = NumJobStarts > 0 && TARGET.Machine == \"ep1.pool\" || TARGET.GLIDEIN_ToDie =!= undefined";
+    // Its first run is on the pilot, and no other: the pilot would take it back as gladly as ep1.
+    let lines = "requirements = ifThenElse(NumJobStarts > 0, TARGET.Machine == \"ep1.pool\", \
+                 TARGET.GLIDEIN_ToDie =!= undefined)";
     let count = Count::to(300).flags("--interval 1h --first-checkpoint never").with(lines).submit(pool);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let attributes = "STARTD_ATTRS = $(STARTD_ATTRS) GLIDEIN_ToDie\n";
