@@ -77,17 +77,20 @@ def status(pid, key):
 
 class Peak(threading.Thread):
     """The greatest sum of VmHWM (MiB) of a tree's processes with these names. criu is not among them: on its way back it
-    becomes the payload, whose memory would be counted. Also the payload's last cpu seconds."""
+    becomes the payload, whose memory would be counted. Also the payload's last cpu seconds. What a process takes in its last moments
+    is only seen by short steps, which take a processor of their own."""
 
     NAMES = ("condor-criu", "reaper", "tar", "gzip", "zstd")
 
-    def __init__(self, pid):
+    STEP, SHORT_STEP = 0.03, 0.001  # seconds
+
+    def __init__(self, pid, step=STEP):
         super().__init__(daemon=True)
-        self.pid, self.peak, self.cpu, self.done = pid, 0.0, 0.0, threading.Event()
+        self.pid, self.step, self.peak, self.cpu, self.done = pid, step, 0.0, 0.0, threading.Event()
         self.start()
 
     def run(self):
-        while not self.done.wait(0.03):
+        while not self.done.wait(self.step):
             total = 0
             payload = 0.0
             for pid in tree(self.pid):
@@ -165,13 +168,13 @@ class Setting:
         return subprocess.Popen(command, cwd=scratch, env=environment, stdin=subprocess.DEVNULL,
                                 stdout=streams[0], stderr=streams[1], **as_user())
 
-    def condor_criu(self, words):
-        """One generation: to another scratch directory, with what HTCondor would carry there."""
+    def condor_criu(self, words, step=Peak.STEP):
+        """One generation: to another scratch directory, with what HTCondor would carry there. Peaks are sampled in steps of so many seconds."""
         first, second = self.scratch("first"), self.scratch("second")
         process = self.run(first, words)
         output = f"{first}/_condor_stdout"
         wait_for("the payload was ready", lambda: shows_ready(output), process)
-        peak, before = Peak(process.pid), os.times()
+        peak, before = Peak(process.pid, step), os.times()
         own, theirs = split_cpu(process.pid)
         began = time.time()
         process.send_signal(signal.SIGTERM)
@@ -192,7 +195,7 @@ class Setting:
             os.rename(f"{first}/{name}", f"{second}/{name}")
         began = time.time()
         process = self.run(second, words)
-        peak = Peak(process.pid)
+        peak = Peak(process.pid, step)
         output = f"{second}/_condor_stdout"
         result["back"] = wait_for("the payload ran again", lambda: ticks_after(output, began), process)
         result["cpu back"], result["peak back"] = cpu(process.pid), peak.end()

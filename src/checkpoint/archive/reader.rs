@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex};
 
 use super::error::ArchiveError;
 use super::format::{self, Digest, Locator, MANIFEST, MAX_MANIFEST};
-use super::frame::{Codec, Container, Decoder};
+use super::frame::{Container, Decoder};
 use super::index::{Extent, Frame, Index, Kind, Member};
 use super::member::{MemberReader, Piece};
 use super::name::Name;
 use super::shared::lock;
+use super::tail;
 
 /// An open archive. Cheap to clone; usable from any number of threads.
 #[derive(Clone)]
@@ -64,11 +65,11 @@ impl Reader {
     /// Opens an archive in a file that is open for reading.
     pub fn from_file(file: File) -> Result<Self, ArchiveError> {
         let (container, locator) = frame_of_file(&file)?;
-        let mut scratch = Scratch { decoder: Decoder::new()?, stored: Vec::new() };
-        let json = read_index(&file, container, &locator, &mut scratch)?;
-        let index: Index = serde_json::from_slice(&json)
-            .map_err(|e| ArchiveError::damaged(format!("its index cannot be read: {e}")))?;
-        drop(json);
+        let mut stored = Vec::new();
+        // Bounded by the length of the file.
+        read_verified(&file, locator.at, locator.stored as usize, locator.blake3, "the index", &mut stored)?;
+        let index = tail::read_index(container, &locator, &stored)?;
+        drop(stored);
         index.check(container, locator.at)?;
 
         let mut at = format::opening(container).len() as u64;
@@ -92,7 +93,7 @@ impl Reader {
             names,
             manifest: Vec::new(),
             cache: Mutex::default(),
-            scratch: Mutex::new(vec![scratch]),
+            scratch: Mutex::default(),
             pool: Mutex::default(),
             ahead: AtomicUsize::new(0),
         };
@@ -337,26 +338,6 @@ fn read_locator(file: &File, len: u64, container: Container) -> Result<Locator, 
     let at = len.checked_sub(tail.len() as u64).ok_or(ArchiveError::Truncated)?;
     file.read_exact_at(&mut tail, at).map_err(|e| ArchiveError::io("reading the archive", e))?;
     Locator::parse(&tail, container)
-}
-
-fn read_index(
-    file: &File,
-    container: Container,
-    locator: &Locator,
-    scratch: &mut Scratch,
-) -> Result<Vec<u8>, ArchiveError> {
-    // Both lengths are bounded: the stored one by the file, the decoded one by `Locator::check`.
-    let Scratch { decoder, stored } = scratch;
-    read_verified(file, locator.at, locator.stored as usize, locator.blake3, "the index", stored)?;
-    let codec = match container {
-        Container::Zstd => Codec::Zstd,
-        Container::Gzip => Codec::Gzip,
-    };
-    let mut decoded = vec![0; locator.decoded as usize];
-    decoder.decompress(codec, stored, &mut decoded)?;
-    *stored = Vec::new();
-    let range = locator.json_at as usize..(locator.json_at + locator.json_len) as usize;
-    decoded.get(range).map(<[u8]>::to_vec).ok_or_else(|| ArchiveError::damaged("its index lies outside its frame"))
 }
 
 /// Reads `len` bytes and compares them with their digest.

@@ -30,16 +30,34 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a tar member has of a member of the archive.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    /// Number of the member in the table.
+    pub member: u32,
+    number: u32,
+}
+
+impl Part {
+    /// Chunk `number` of a member, or all of it.
+    pub fn new(member: usize, number: Option<u32>) -> Self {
+        Self { member: member as u32, number: number.unwrap_or(u32::MAX) }
+    }
+
+    /// Number of the chunk; none if it is the whole member.
+    pub fn number(self) -> Option<u32> {
+        (self.number < u32::MAX).then_some(self.number)
+    }
+}
+
 /// Work for a thread.
 pub(super) enum Job {
     /// A piece of a large member.
     Chunk {
-        /// Number of the member in the table.
-        member: usize,
+        /// Which tar member it becomes.
+        part: Part,
         /// Number of the extent that it becomes.
         slot: usize,
-        /// What its tar header says.
-        name: Name,
         /// A full-size buffer, of which `len` bytes count.
         bytes: Vec<u8>,
         /// Bytes of content.
@@ -218,8 +236,21 @@ impl Shared {
         }
     }
 
-    pub fn name_of(&self, member: usize) -> Option<Name> {
-        lock(&self.table).entries.get(member).map(|entry| entry.member.name.clone())
+    /// Name of the tar member.
+    pub fn name_of(&self, part: Part) -> Result<Name, ArchiveError> {
+        let table = lock(&self.table);
+        let entry = table.entries.get(part.member as usize).ok_or_else(|| ArchiveError::bad("no such member"))?;
+        let name = &entry.member.name;
+        Ok(part.number().map_or_else(|| name.clone(), |number| tarhead::chunk_name(name, number)))
+    }
+
+    /// A frame that has been written, and where it begins. Counts from the first frame on: it is asked for by chunks that have a twin.
+    pub fn frame(&self, number: u32) -> Option<(u64, Frame)> {
+        let opening = format::opening(self.compression.container()).len() as u64;
+        let table = lock(&self.table);
+        let frame = table.frames.get(number as usize)?;
+        let before = table.frames.iter().take(number as usize).map(|frame| u64::from(frame.stored)).sum::<u64>();
+        Some((opening + before, frame.clone()))
     }
 
     pub fn head(
@@ -324,7 +355,7 @@ impl Shared {
         Ok(Index { frames: table.frames, members })
     }
 
-    /// Encodes one frame, gives it its place, lets `enter` note the number under the same lock, and writes it.
+    /// Encodes one frame, gives it its place, writes it, and lets `enter` note its number, which it returns too.
     pub fn write_frame(
         &self,
         encoder: &mut Encoder,
@@ -332,7 +363,7 @@ impl Shared {
         head: &[u8],
         (body, payload, numbers): (&[u8], usize, bool),
         enter: impl FnOnce(u32),
-    ) -> Result<(u64, Frame), ArchiveError> {
+    ) -> Result<u32, ArchiveError> {
         let (codec, filter) = encoder.encode(head, body, payload, numbers, out)?;
         let stored = out.as_slice();
         let decoded = (head.len() + body.len()) as u32;
@@ -341,7 +372,7 @@ impl Shared {
             let mut table = lock(&self.table);
             let at = table.end;
             table.end += stored.len() as u64;
-            table.frames.push(frame.clone());
+            table.frames.push(frame);
             (at, table.frames.len() as u32 - 1)
         };
         {
@@ -350,7 +381,7 @@ impl Shared {
         }
         self.flusher.wrote(stored.len() as u64);
         enter(number);
-        Ok((at, frame))
+        Ok(number)
     }
 
     pub fn set_extent(&self, member: usize, slot: usize, extent: Extent) {

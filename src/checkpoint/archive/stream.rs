@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use super::error::ArchiveError;
 use super::name::Name;
-use super::shared::{CHUNK, Job, SMALL, Shared};
-use super::tarhead::chunk_name;
+use super::shared::{CHUNK, Job, Part, SMALL, Shared};
 use super::writer::{Meta, submit};
 
 /// Takes the content of one member in order. It must be [finished](MemberStream::finish): one that is dropped before makes the
@@ -84,14 +83,20 @@ impl MemberStream {
     fn hand_in(&mut self) -> Result<(), ArchiveError> {
         let (len, mut bytes) = (std::mem::take(&mut self.filled), std::mem::take(&mut self.buffer));
         bytes.resize(CHUNK, 0);
-        let name = chunk_name(&self.name, self.before / CHUNK as u64);
+        let number = self.number()?;
         self.before += len as u64;
-        self.send(name, bytes, len)
+        self.send(Some(number), bytes, len)
     }
 
-    fn send(&self, name: Name, bytes: Vec<u8>, len: usize) -> Result<(), ArchiveError> {
+    /// Number of the chunk that begins behind what has been handed in.
+    fn number(&self) -> Result<u32, ArchiveError> {
+        u32::try_from(self.before / CHUNK as u64).map_err(|_| ArchiveError::bad(format!("{} is too long", self.name)))
+    }
+
+    fn send(&self, number: Option<u32>, bytes: Vec<u8>, len: usize) -> Result<(), ArchiveError> {
         let slot = self.shared.reserve(self.member, len as u64);
-        submit(&self.shared, Job::Chunk { member: self.member, slot, name, bytes, len })
+        let part = Part::new(self.member, number);
+        submit(&self.shared, Job::Chunk { part, slot, bytes, len })
     }
 
     /// Ends the member.
@@ -102,8 +107,8 @@ impl MemberStream {
         if single && len <= SMALL {
             self.shared.fill_small(self.member, &self.name, None, &bytes[..len])?;
         } else if len > 0 {
-            let name = if single { self.name.clone() } else { chunk_name(&self.name, self.before / CHUNK as u64) };
-            self.send(name, bytes, len)?;
+            let number = if single { None } else { Some(self.number()?) };
+            self.send(number, bytes, len)?;
         }
         self.shared.complete(self.member);
         self.finished = true;

@@ -84,7 +84,7 @@ fn field(slot: &mut [u8; 100], value: &[u8], kind: EntryType, out: &mut Vec<u8>)
 }
 
 /// Name of a chunk of a large member: `images/pages-1.img/00000007`. Digits grow beyond eight where a member has more.
-pub fn chunk_name(name: &Name, number: u64) -> Name {
+pub fn chunk_name(name: &Name, number: u32) -> Name {
     let mut path = name.as_path().as_os_str().to_os_string();
     path.push(format!("/{number:08}"));
     Name::new(std::ffi::OsStr::from_bytes(path.as_bytes()))

@@ -12,47 +12,49 @@ use std::sync::Mutex;
 use super::error::ArchiveError;
 use super::frame::Decoder;
 use super::index::{Extent, Frame};
-use super::name::Name;
-use super::shared::lock;
+use super::shared::{Part, lock};
+use super::tarhead::padding;
 
-/// A chunk that is in the file.
-#[derive(Clone)]
-pub(super) struct Twin {
-    /// Name of its tar member.
-    pub name: Name,
-    /// Where it is, in terms of the index.
-    pub extent: Extent,
-    offset: u64,
-    frame: Frame,
+/// A chunk that is in the file. There is one for each MiB, so it has nothing that the table has too.
+#[derive(Clone, Copy)]
+struct Twin {
+    part: Part,
+    frame: u32,
 }
 
 /// Chunks by fingerprint. Of several with one fingerprint the first is kept: they are equal, or a collision that costs one comparison.
 #[derive(Default)]
 pub(super) struct Twins(Mutex<HashMap<u64, Twin>>);
 
-/// Chunks that are remembered at most: 64 GiB of them, some 12 MiB of memory.
+/// Chunks that are remembered at most: 64 GiB of them, some 3 MiB of memory.
 const MOST: usize = 1 << 16;
 
 impl Twins {
-    pub fn remember(&self, print: u64, name: &Name, extent: Extent, offset: u64, frame: Frame) {
+    /// Keeps a chunk that has a frame of its own.
+    pub fn remember(&self, print: u64, part: Part, frame: u32) {
         let mut seen = lock(&self.0);
         if seen.len() < MOST {
-            seen.entry(print).or_insert_with(|| Twin { name: name.clone(), extent, offset, frame });
+            seen.entry(print).or_insert(Twin { part, frame });
         }
     }
 
-    /// An earlier chunk with the same content. A file that cannot be read back has none.
+    /// An earlier chunk with the same content, and where it is in terms of the index; `look_up` tells a frame's place in the file and the
+    /// frame. A file that cannot be read back has none.
     pub fn find(
         &self,
         print: u64,
         content: &[u8],
         file: &File,
+        look_up: impl FnOnce(u32) -> Option<(u64, Frame)>,
         decoder: &mut Option<Decoder>,
-    ) -> Result<Option<Twin>, ArchiveError> {
-        let Some(twin) = lock(&self.0).get(&print).cloned() else { return Ok(None) };
-        let Extent::Data { at, len, .. } = twin.extent else { return Ok(None) };
-        let mut stored = vec![0; twin.frame.stored as usize];
-        if len as usize != content.len() || file.read_exact_at(&mut stored, twin.offset).is_err() {
+    ) -> Result<Option<(Part, Extent)>, ArchiveError> {
+        let Some(twin) = lock(&self.0).get(&print).copied() else { return Ok(None) };
+        let Some((offset, frame)) = look_up(twin.frame) else { return Ok(None) };
+        // Its content ends its frame, but for the padding.
+        let len = content.len();
+        let Some(from) = (frame.decoded as usize).checked_sub(len + padding(len)) else { return Ok(None) };
+        let mut stored = vec![0; frame.stored as usize];
+        if file.read_exact_at(&mut stored, offset).is_err() {
             return Ok(None);
         }
         let mut decoded = Vec::new();
@@ -60,9 +62,9 @@ impl Twins {
             Some(decoder) => decoder,
             None => decoder.insert(Decoder::new()?),
         };
-        decoder.decode(&twin.frame, &stored, &mut decoded)?;
-        let from = at as usize;
-        Ok((decoded.get(from..from + content.len()) == Some(content)).then_some(twin))
+        decoder.decode(&frame, &stored, &mut decoded)?;
+        let extent = Extent::Data { frame: twin.frame, at: from as u32, len: len as u32 };
+        Ok((decoded.get(from..from + len) == Some(content)).then_some((twin.part, extent)))
     }
 }
 

@@ -7,8 +7,7 @@ use crossbeam_channel::Receiver;
 use super::error::ArchiveError;
 use super::frame::{Decoder, Encoder, Out};
 use super::index::Extent;
-use super::name::Name;
-use super::shared::{Job, Shared, lock};
+use super::shared::{Job, Part, Shared, lock};
 use super::tarhead;
 
 /// A worker: takes jobs until the queue is closed.
@@ -49,42 +48,43 @@ impl Worker<'_> {
                 })?;
                 Ok(())
             }
-            Job::Chunk { member, slot, name, mut bytes, len } => {
+            Job::Chunk { part, slot, mut bytes, len } => {
                 // Padding for the tar; what stood there is of an earlier chunk.
                 let padded = len + tarhead::padding(len);
                 bytes[len..padded].fill(0);
-                let result = self.chunk(member, slot, &name, &bytes[..padded], len);
+                let result = self.chunk(part, slot, &bytes[..padded], len);
                 self.shared.give_back(bytes);
                 result
             }
         }
     }
 
-    fn chunk(&mut self, member: usize, slot: usize, name: &Name, body: &[u8], len: usize) -> Result<(), ArchiveError> {
+    fn chunk(&mut self, part: Part, slot: usize, body: &[u8], len: usize) -> Result<(), ArchiveError> {
         let content = &body[..len];
         if is_zero(content) {
             return Ok(());
         }
         let shared = self.shared;
+        let (member, name) = (part.member as usize, shared.name_of(part)?);
         let print = super::twins::print(content);
-        if let Some(twin) = shared.twins.find(print, content, &shared.out, &mut self.decoder)? {
-            shared.set_extent(member, slot, twin.extent);
+        let look_up = |number| shared.frame(number);
+        if let Some((twin, extent)) = shared.twins.find(print, content, &shared.out, look_up, &mut self.decoder)? {
+            shared.set_extent(member, slot, extent);
+            let target = shared.name_of(twin)?;
             let mut links = lock(&shared.links);
-            return shared.head(member, name, 0, Some(&twin.name), &mut links);
+            return shared.head(member, &name, 0, Some(&target), &mut links);
         }
         self.head.clear();
-        shared.head(member, name, len as u64, None, &mut self.head)?;
+        shared.head(member, &name, len as u64, None, &mut self.head)?;
         let at = self.head.len() as u32;
-        let mut extent = Extent::Zero { zero: 0 };
         let place = (body, len, true);
-        let (offset, frame) = shared.write_frame(&mut self.encoder, &mut self.out, &self.head, place, |frame| {
-            extent = Extent::Data { frame, at, len: len as u32 };
-            shared.set_extent(member, slot, extent);
+        let number = shared.write_frame(&mut self.encoder, &mut self.out, &self.head, place, |frame| {
+            shared.set_extent(member, slot, Extent::Data { frame, at, len: len as u32 });
         })?;
-        if Some(name) == shared.name_of(member).as_ref() {
+        if part.number().is_none() {
             shared.set_whole(member);
         }
-        shared.twins.remember(print, name, extent, offset, frame);
+        shared.twins.remember(print, part, number);
         Ok(())
     }
 }

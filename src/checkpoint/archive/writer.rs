@@ -18,14 +18,14 @@ use nix::unistd::{Whence, lseek};
 
 use super::error::ArchiveError;
 use super::flush::{self, Flusher};
-use super::format::{Digest, INDEX, Locator, MAJOR, MANIFEST, MAX_INDEX, MAX_MANIFEST, MINOR};
+use super::format::{Digest, MANIFEST, MAX_MANIFEST};
 use super::frame::{Compression, Encoder, Out};
 use super::index::{Kind, Member, Mtime};
 use super::name::Name;
 use super::sample::Prices;
 use super::shared::{CHUNK, Job, SMALL, Shared, lock};
 use super::stream::MemberStream;
-use super::tarhead::{self, BLOCK, Head};
+use super::tail;
 use super::work::work;
 
 /// How to write an archive.
@@ -228,37 +228,18 @@ impl Writer {
         }
 
         let index = shared.index()?;
-        let json = serde_json::to_vec(&index).map_err(|e| ArchiveError::io("writing the index", e.into()))?;
-        let mut head = Vec::with_capacity(BLOCK);
-        let name = Name::new(INDEX);
-        let size = json.len() as u64;
-        let mtime = Mtime::default();
-        tarhead::write(&Head { name: &name, kind: Kind::File, mode: 0o600, mtime, size, link: None }, &mut head)?;
-        let (json_at, json_len) = (head.len() as u64, size);
-        let mut body = json;
-        // Padding, then two blocks of zeros: the end of a tar.
-        let body_len = body.len() + tarhead::padding(body.len()) + 2 * BLOCK;
-        body.resize(body_len, 0);
-        let decoded = head.len() as u64 + body_len as u64;
-        if decoded > MAX_INDEX {
-            return Err(ArchiveError::bad("the archive has too many members"));
-        }
-        encoder.encode(&head, &body, 0, false, &mut out)?;
-
-        let at = shared.position();
-        let (stored, blake3) = (out.as_slice().len() as u64, Digest::of(out.as_slice()));
-        let locator = Locator { version: (MAJOR, MINOR), at, stored, decoded, json_at, json_len, blake3 };
+        let (at, out) = (shared.position(), &shared.out);
+        let locator = tail::write_index(out, container, at, &index)?;
+        let end = at + locator.stored;
         let tail = locator.write(container);
-        let writing = |e| ArchiveError::io("writing the index", e);
-        shared.out.write_all_at(out.as_slice(), at).map_err(writing)?;
-        shared.out.write_all_at(&tail, at + stored).map_err(writing)?;
-        shared.out.sync_all().map_err(|e| ArchiveError::io("making the archive durable", e))?;
+        out.write_all_at(&tail, end).map_err(|e| ArchiveError::io("writing the index", e))?;
+        out.sync_all().map_err(|e| ArchiveError::io("making the archive durable", e))?;
         Ok(Summary {
-            bytes_written: at + stored + tail.len() as u64,
+            bytes_written: end + tail.len() as u64,
             raw_bytes: index.members.iter().map(|member: &Member| member.size).sum(),
             members: index.members.len(),
             frames: index.frames.len(),
-            digest: blake3,
+            digest: locator.blake3,
         })
     }
 }
