@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use crate::cli::{Cli, Command, Rehearse, Run, SettingsFlags};
 use crate::criu::{bundle, find};
 use crate::exit::{Ended, Exit, Failure};
-use crate::host::doctor::{self, Place, Trial, advertise::advertise};
+use crate::host::{
+    self,
+    doctor::{self, Place, Trial, advertise::advertise},
+};
 use crate::htcondor::{ClassAd, Job, submit};
 use crate::sandbox::{OUR_ROOT, probe};
 use crate::settings::{Layer, Settings};
@@ -49,8 +52,10 @@ pub fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             .map(|()| Exit::Payload(Ended::Exited(probe::WELL as u8)))
             .map_err(|why| Failure::start("the probe is not what it was", why).with_exit(Exit::Negative)),
         Command::Inspect { checkpoint, json } => inspect::inspect(&checkpoint, json),
-        Command::Verify { checkpoint } => inspect::verify(&checkpoint, threads()),
-        Command::Extract { checkpoint, directory } => inspect::extract_to(&checkpoint, &directory, threads()),
+        Command::Verify { checkpoint } => inspect::verify(&checkpoint, host::allowed_cpus()),
+        Command::Extract { checkpoint, directory } => {
+            inspect::extract_to(&checkpoint, &directory, host::allowed_cpus())
+        }
         Command::Rehearse(Rehearse {
             evict_every,
             evictions,
@@ -128,8 +133,4 @@ fn wrap(submit: &Path, output: Option<&Path>, executable: Option<PathBuf>) -> Re
         );
     }
     Ok(Exit::Success)
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

@@ -10,6 +10,7 @@ pub mod criu;
 pub mod exit;
 pub mod host;
 pub mod htcondor;
+pub mod journal;
 pub mod rehearse;
 pub mod report;
 pub mod sandbox;

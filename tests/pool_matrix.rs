@@ -9,7 +9,7 @@ mod common;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use condor_criu::supervise::journal::Record;
+use condor_criu::journal::Record;
 
 use common::count::{Count, Counting, PATIENCE, commits};
 use common::job::{Condition, State};

@@ -10,7 +10,7 @@
 
 mod common;
 
-use condor_criu::supervise::journal::Record;
+use condor_criu::journal::Record;
 
 use common::count::{PATIENCE, SUBMIT, commits, restores};
 use common::job::{Condition, File, Job};

@@ -11,3 +11,13 @@ pub mod streaming;
 pub use commit::Draft;
 pub use inventory::{Inputs, NotCarried};
 pub use manifest::{Manifest, Reason};
+
+use archive::Compression;
+
+/// Name of the checkpoint file in the scratch directory.
+pub fn file_name(compression: Compression) -> &'static str {
+    match compression {
+        Compression::Gzip { .. } => "criu-checkpoint.tar.gz",
+        _ => "criu-checkpoint.tar.zst",
+    }
+}

@@ -7,3 +7,8 @@ pub mod files;
 pub mod mpi;
 pub mod namespaces;
 pub mod scan;
+
+/// Processors that this process may use: affinity and cgroup quota, not what the host has.
+pub fn allowed_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::starter::{self, Base, STDERR, Starter};
 use super::{Options, is_checkpoint};
 use crate::exit::Ended;
-use crate::supervise::journal;
+use crate::journal;
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

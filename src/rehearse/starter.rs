@@ -15,7 +15,7 @@ use signal_hook::consts::SIGCHLD;
 
 use super::{Eviction, Options, is_checkpoint, progress, timeline};
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended};
-use crate::supervise::journal::{self, Record};
+use crate::journal::{self, Record};
 use crate::supervise::save::now;
 
 /// An eviction sooner than this would only test the start.

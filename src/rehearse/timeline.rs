@@ -5,10 +5,10 @@ use std::path::Path;
 use super::starter::{Ending, Life};
 use super::{Eviction, Options};
 use crate::exit::Ended;
+use crate::journal;
 use crate::report::model::{Job, Kind, Standing, Stretch};
 use crate::report::own_log;
 use crate::report::page::About;
-use crate::supervise::journal;
 
 /// The page's words.
 pub(super) fn about(program: &str, options: &Options, differences: &[String], evictions: usize) -> About {

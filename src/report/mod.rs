@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 
 use crate::exit::{Exit, Failure};
 use crate::htcondor::userlog::{self, Event, JobId};
-use crate::supervise::journal;
+use crate::journal;
 use model::{Checkpoint, Job, Sums};
 use page::About;
 

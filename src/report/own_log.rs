@@ -3,7 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::model::{Checkpoint, Job, Kind, Stretch};
-use crate::supervise::journal::Record;
+use crate::journal::Record;
 
 /// The checkpoints in a log, each with the job that the log names (`12.0`; empty outside HTCondor).
 pub fn checkpoints(text: &str) -> Vec<(String, Checkpoint)> {

@@ -2,16 +2,18 @@
 //! still holds of the one before. HTCondor would start a job without checkpoints in the same way.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use super::bring_back::Opened;
 use super::save::WORK;
 use super::streams::Stream;
+use super::within;
 use crate::exit::Failure;
 use crate::htcondor::advice::list;
 use crate::htcondor::{ClassAd, Job};
+use crate::journal;
 
 /// Directories that a starter makes and binds to the job's `/tmp` and `/var/tmp` (htcondor-facts, section 6).
 const HTCONDORS: [&str; 3] = ["tmp", "var", "var/tmp"];
@@ -41,10 +43,10 @@ fn clear(job: &Job, checkpoint: &Path, before: Option<&Opened>, streams: &[Strea
     let inputs = before.map_or(&[][..], |opened| opened.manifest.inputs.as_slice());
     let keep = inputs.iter().map(|input| input.path.clone()).collect();
     let removed = remove(job, written.unwrap_or_default(), keep, checkpoint)?;
-    File::options().write(true).open(checkpoint)?.set_len(0)?;
+    within::empty(&job.scratch, Path::new(checkpoint.file_name().unwrap_or_default()))?;
     for stream in &streams[1..] {
         if let Stream::File(path) = stream {
-            File::options().write(true).open(job.scratch.join(path))?.set_len(0)?;
+            within::empty(&job.scratch, path)?;
         }
     }
     Ok(removed)
@@ -63,7 +65,7 @@ fn remove(
     // Which of the written files were inputs that have been changed cannot be told then.
     let mut gone = if named.is_some() { written } else { Vec::new() };
     keep.extend(named.unwrap_or_default());
-    keep.extend([PathBuf::from(super::journal::NAME), checkpoint.file_name().map(PathBuf::from).unwrap_or_default()]);
+    keep.extend([PathBuf::from(journal::NAME), checkpoint.file_name().map(PathBuf::from).unwrap_or_default()]);
     let outputs = ["TransferOutput", "TransferCheckpoint"].into_iter().filter_map(|name| list(ad, name)).flatten();
     let listed: BTreeSet<PathBuf> = outputs.filter_map(|output| below(Path::new(&output))).collect();
     gone.extend(listed.iter().cloned());

@@ -46,17 +46,18 @@ pub fn open(path: &Path) -> Result<Option<Opened>, Failure> {
         opened => opened.map_err(refused)?,
     };
     let manifest = manifest::parse(&what(path), reader.manifest())?;
-    /// Bytes; ours has less than a page.
-    const REAPER_MAX: u64 = 1024 * 1024;
-    if reader.get(REAPER).is_some_and(|member| member.size > REAPER_MAX) {
-        return Err(Failure::start(what(path), format!("{REAPER} in it is larger than any of ours")));
-    }
-    let mut reaper = Vec::new();
-    reader.copy_to(REAPER, &mut reaper).map_err(refused)?;
-    let mut compat = None;
-    if reader.members().any(|member| member.name.as_path() == Path::new(COMPAT)) {
-        reader.copy_to(COMPAT, compat.insert(Vec::new())).map_err(refused)?;
-    }
+    let helper = |name: &str| {
+        /// Bytes; ours have some pages.
+        const HELPER_MAX: u64 = 1024 * 1024;
+        if reader.get(name).is_some_and(|member| member.size > HELPER_MAX) {
+            return Err(Failure::start(what(path), format!("{name} in it is larger than any of ours")));
+        }
+        let mut bytes = Vec::new();
+        reader.copy_to(name, &mut bytes).map_err(refused)?;
+        Ok(bytes)
+    };
+    let reaper = helper(REAPER)?;
+    let compat = reader.get(COMPAT).map(|_| helper(COMPAT)).transpose()?;
     Ok(Some(Opened { reader, manifest, reaper, compat }))
 }
 

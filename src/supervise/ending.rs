@@ -1,11 +1,11 @@
 //! The payload's end, and what is left of a job then.
 
-use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use super::launch::Launch;
-use super::streams;
 use super::supervisor::{State, Step, Supervisor};
+use super::{streams, within};
+use crate::checkpoint;
 use crate::exit::{Ended, Exit, Failure};
 use crate::host::cpu;
 use crate::htcondor::advice::{ON_EXIT_REMOVE, takes_for_ours};
@@ -84,9 +84,8 @@ impl Supervisor {
 
 /// After the payload's own end: the checkpoint is not shipped to the user, but an empty file stays where HTCondor looks.
 pub(super) fn clean_up(launch: &Launch) {
-    // Not through a link that the payload has put there.
-    let opened = File::options().write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&launch.checkpoint);
-    if let Err(error) = opened.and_then(|file| file.set_len(0)) {
+    let name = checkpoint::file_name(launch.settings.compression);
+    if let Err(error) = within::empty(&launch.job.scratch, Path::new(name)) {
         tracing::warn!("cannot empty the checkpoint: {error}");
     }
     if let Err(error) = std::fs::remove_dir_all(launch.job.scratch.join(STATE_DIR)) {

@@ -13,16 +13,16 @@ use nix::unistd::{getegid, geteuid};
 use super::afresh;
 use super::bring_back::{self, Opened};
 use super::streams::{self, Stream};
-use super::{carry, environment, journal, placeholders};
-use crate::checkpoint::archive::Compression;
+use super::{carry, environment, placeholders};
 use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::manifest::Processor;
-use crate::checkpoint::{NotCarried, commit};
+use crate::checkpoint::{self, NotCarried, commit};
 use crate::criu::{self, Criu, find};
 use crate::exit::{Exit, Failure};
 use crate::host::baseline::Baseline;
-use crate::host::{cpu, mpi};
+use crate::host::{self, cpu, mpi};
 use crate::htcondor::Job;
+use crate::journal;
 use crate::sandbox::compat::{self, Compat};
 use crate::sandbox::{
     CRIU_DIR, Command, Identity, LAID_DIR, Network, Plan, STATE_DIR, Sandbox, SandboxError, inside,
@@ -77,12 +77,15 @@ pub struct Launch {
     pub plan: Plan,
 }
 
-/// Name of the checkpoint file in the scratch directory.
-pub fn checkpoint_name(compression: Compression) -> &'static str {
-    match compression {
-        Compression::Gzip { .. } => "criu-checkpoint.tar.gz",
-        _ => "criu-checkpoint.tar.zst",
+/// Threads for the archive: as many as the slot has cpus, since the host's count is not ours to use.
+pub fn threads(settings: &Settings, job: &Job) -> usize {
+    if settings.threads > 0 {
+        return settings.threads;
     }
+    let allowed = host::allowed_cpus();
+    let ads = [(&job.machine, "Cpus"), (&job.ad, "RequestCpus")];
+    let promised = ads.iter().find_map(|(ad, name)| ad.as_ref()?.integer(name));
+    promised.and_then(|cpus| usize::try_from(cpus).ok()).unwrap_or(allowed).clamp(1, allowed)
 }
 
 /// What there is to do.
@@ -100,7 +103,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
             .with_remedy("condor-criu run [OPTIONS] -- PROGRAM [ARG…]"));
     };
     let settings = Settings::resolve(options.flags.clone(), options.config.as_deref(), &job)?;
-    let checkpoint = job.scratch.join(checkpoint_name(settings.compression));
+    let checkpoint = job.scratch.join(checkpoint::file_name(settings.compression));
     // Before anything else can fail: a listed file that is missing would put the job on hold.
     let unwritable = |error: std::io::Error| {
         Failure::start(format!("cannot write to the scratch directory {}", job.scratch.display()), error)
@@ -148,7 +151,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         Stream::File(path) => Some(path.as_path()),
         _ => None,
     });
-    let ours = [Path::new(journal::NAME), Path::new(checkpoint_name(settings.compression))];
+    let ours = [Path::new(journal::NAME), Path::new(checkpoint::file_name(settings.compression))];
     let not_carried =
         NotCarried::new(ours.into_iter().chain(stream_files.skip(usize::from(matches!(streams[0], Stream::File(_))))));
 
@@ -194,7 +197,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     });
     let reaper = opened.as_ref().map_or_else(|| Plan::built_in_reaper().to_vec(), |opened| opened.reaper.clone());
     let laid = match &opened {
-        Some(opened) => carry::unpack(opened, &state_dir.join(LAID_DIR), 1)?,
+        Some(opened) => carry::unpack(opened, &state_dir.join(LAID_DIR), threads(&settings, &job))?,
         None => Vec::new(),
     };
     // Its libraries would be laid over too, and it has been linked with this host's.

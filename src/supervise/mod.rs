@@ -12,7 +12,6 @@ mod early;
 mod ending;
 mod environment;
 mod events;
-pub mod journal;
 pub mod launch;
 mod placeholders;
 pub mod policy;
@@ -22,6 +21,7 @@ mod signals;
 mod streams;
 mod supervisor;
 pub mod window;
+mod within;
 
 use signal_hook::iterator::Signals;
 
@@ -33,6 +33,7 @@ use crate::checkpoint::ended::EndRecord;
 use crate::exit::{Ended, Exit, Failure};
 use crate::htcondor::Job;
 use crate::htcondor::chirp::{Attribute, Chirp};
+use crate::journal;
 use supervisor::Supervisor;
 
 /// The whole life of one `condor-criu run`.

@@ -13,11 +13,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
+use super::within;
 use crate::checkpoint::manifest::StreamFile;
 use crate::sandbox::{STATE_DIR, StdioPath, inside};
 
@@ -109,7 +110,7 @@ pub fn cut_back(recorded: &[StreamFile], scratch: &Path) -> io::Result<Vec<(Path
     let mut missing = Vec::new();
     let directory = File::open(scratch)?;
     for stream in recorded.iter().filter(|stream| stream.descriptor != 0) {
-        let file = open_output(&directory, &stream.path)?;
+        let file = within::open_output(&directory, &stream.path)?;
         let size = file.metadata()?.len();
         if size > stream.size {
             file.set_len(stream.size)?;
@@ -118,20 +119,6 @@ pub fn cut_back(recorded: &[StreamFile], scratch: &Path) -> io::Result<Vec<(Path
         }
     }
     Ok(missing)
-}
-
-/// Opens an output of the checkpoint's for writing; makes it if it is missing. Never through a link: the checkpoint, which names
-/// the file, may have brought the link too, and this happens outside the sandbox.
-fn open_output(directory: &File, path: &Path) -> io::Result<File> {
-    // A FIFO in its place is no reason to wait for a reader.
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let how = OpenHow::new()
-        .flags(flags)
-        .mode(Mode::from_bits_truncate(0o644))
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    let file = File::from(openat2(directory, path, how)?);
-    let metadata = file.metadata()?;
-    if metadata.is_file() { Ok(file) } else { Err(io::Error::other(format!("{} is no file", path.display()))) }
 }
 
 /// Lets the relays carry, or holds them back between two steps.

@@ -13,8 +13,7 @@ use super::bring_back::Serving;
 use super::early::Early;
 use super::ending::clean_up;
 use super::events::{self, Event};
-use super::journal;
-use super::launch::Launch;
+use super::launch::{self, Launch};
 use super::placeholders;
 use super::save::Saving;
 use super::streams::{Relays, Stream};
@@ -25,6 +24,7 @@ use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended, Exit, Failure};
 use crate::host::cpu;
 use crate::htcondor::advice::advice;
 use crate::htcondor::chirp::{Attribute, Chirp};
+use crate::journal;
 use crate::sandbox::{self, ClockOffsets, CriuJob, Request, STATE_DIR, Sandbox};
 
 /// Bytes a second that even a slow disk and a busy processor manage; it only decides when criu is given up.
@@ -347,18 +347,8 @@ impl Supervisor {
         PathBuf::from(format!("/proc/self/fd/{}", self.sandbox.shm().as_raw_fd()))
     }
 
-    /// As many as the slot has cpus: the host's count is not ours to use.
     pub(super) fn threads(&self) -> usize {
-        let settings = self.launch.settings.threads;
-        if settings > 0 {
-            return settings;
-        }
-        // Affinity and cgroup quota
-        let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let ads = [(&self.launch.job.machine, "Cpus"), (&self.launch.job.ad, "RequestCpus")];
-        let promised =
-            ads.iter().find_map(|(ad, name)| ad.as_ref()?.integer(name)).and_then(|cpus| usize::try_from(cpus).ok());
-        promised.unwrap_or(allowed).clamp(1, allowed)
+        launch::threads(&self.launch.settings, &self.launch.job)
     }
 
     pub(super) fn with_places<T>(&self, make: impl FnOnce(&command::Places<'_>) -> T) -> T {

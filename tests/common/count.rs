@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use condor_criu::supervise::journal::{self, Record};
+use condor_criu::journal::{self, Record};
 
 use super::job::{Condition, File, Job};
 use super::pool::{Host, Pool};

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use condor_criu::supervise::journal::Record;
+use condor_criu::journal::Record;
 use nix::sys::signal::{Signal, kill};
 
 use super::local::{Bench, FIRST_USER, Host, SECOND_USER};

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::life::{self, Outcome, STDERR};
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended};
+use crate::journal::{self, Record};
 use crate::sandbox::probe::WELL;
-use crate::supervise::journal::{self, Record};
-use crate::supervise::launch::checkpoint_name;
 
 /// How far it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +81,7 @@ pub fn probe(place: &Path, name: &str, flags: &[String], deadline: Instant) -> R
     }
     // Another path of another length, as on another host.
     let second = directory("on/another/host").map_err(cannot(Stage::Restore))?;
-    let checkpoint = checkpoint_name(crate::checkpoint::archive::Compression::Auto);
+    let checkpoint = crate::checkpoint::file_name(crate::checkpoint::archive::Compression::Auto);
     for file in [checkpoint, "_condor_stdout", STDERR, journal::NAME] {
         fs::copy(first.join(file), second.join(file)).map_err(cannot(Stage::Restore))?;
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::probe::two_parts;
 use super::{Check, Status};
 use crate::exit::Failure;
+use crate::journal::Record;
 use crate::rehearse::once::{Once, once};
 use crate::supervise::EARLY_WORD;
-use crate::supervise::journal::Record;
 
 /// A program to try.
 pub struct Trial {
