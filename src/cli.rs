@@ -179,6 +179,12 @@ pub struct SettingsFlags {
     /// Which of the host's files travel with a checkpoint: auto, none, or patterns
     #[arg(long, value_name = "PATTERNS")]
     pub carry_files: Option<String>,
+    /// How many generations to keep: 1 or 2
+    #[arg(long, value_name = "N")]
+    pub keep: Option<String>,
+    /// When the newest checkpoint cannot be restored: previous, requeue, restart or hold
+    #[arg(long, value_name = "WHAT")]
+    pub on_unrestorable: Option<String>,
     /// Threads for packing; 0 means as many as the slot has cpus
     #[arg(long, value_name = "N")]
     pub threads: Option<String>,
@@ -199,6 +205,8 @@ impl SettingsFlags {
             ("compat", self.compat),
             ("cpu_baseline", self.cpu_baseline),
             ("carry_files", self.carry_files),
+            ("keep", self.keep),
+            ("on_unrestorable", self.on_unrestorable),
             ("threads", self.threads),
             ("log_level", self.log_level),
         ];

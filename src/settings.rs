@@ -33,6 +33,8 @@ pub const KEYS: &[(&str, &str)] = &[
     ("compat", "\"auto\", \"on\" or \"off\""),
     ("cpu_baseline", "\"x86-64-v1\", \"x86-64-v2\", \"x86-64-v3\", \"x86-64-v4\" or \"host\""),
     ("carry_files", "\"auto\", \"none\", or patterns of absolute paths; \"auto\" may be one of them"),
+    ("keep", "1, or 2: the generation before the newest is kept too"),
+    ("on_unrestorable", "\"previous\", \"requeue\", \"restart\" or \"hold\""),
     ("vacate_signals", "signals that mean: save and leave"),
     ("checkpoint_signals", "signals that mean: save and go on"),
     ("dump_timeout", "how long criu may take to save: a duration"),
@@ -78,6 +80,20 @@ pub struct CarryFiles {
     pub patterns: Vec<String>,
 }
 
+/// What follows when the newest generation proves unreadable, or when two hosts in a row could not restore it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnUnrestorable {
+    /// The generation before it, if there is one (`keep = 2`). At most an interval is lost, and nobody has to be asked.
+    #[default]
+    Previous,
+    /// Exit 75 again and again: another host may get a copy that is whole.
+    Requeue,
+    /// The generation before it, if there is one; else from the beginning.
+    Restart,
+    /// Exit 125, for a person to look at.
+    Hold,
+}
+
 /// The resolved settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -107,6 +123,10 @@ pub struct Settings {
     pub cpu_baseline: Baseline,
     /// See [`KEYS`].
     pub carry_files: CarryFiles,
+    /// Generations that are kept: 1 or 2.
+    pub keep: u8,
+    /// See [`KEYS`].
+    pub on_unrestorable: OnUnrestorable,
     /// See [`KEYS`].
     pub vacate_signals: Vec<Signal>,
     /// See [`KEYS`].
@@ -214,6 +234,8 @@ fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
         compat: read.get("compat", compat)?.unwrap_or_default(),
         cpu_baseline: read.get("cpu_baseline", str::parse)?.unwrap_or(baseline::DEFAULT),
         carry_files: read.get("carry_files", carry_files)?.unwrap_or_default(),
+        keep: read.get("keep", keep)?.unwrap_or(1),
+        on_unrestorable: read.get("on_unrestorable", on_unrestorable)?.unwrap_or_default(),
         vacate_signals: read.get("vacate_signals", signals)?.unwrap_or(vacate_signals),
         checkpoint_signals: read.get("checkpoint_signals", signals)?.unwrap_or(checkpoint_signals),
         dump_timeout: read.get("dump_timeout", duration)?,
@@ -284,6 +306,24 @@ fn compat(text: &str) -> Result<Compat, String> {
         "on" => Ok(Compat::On),
         "off" => Ok(Compat::Off),
         _ => Err("none of \"auto\", \"on\" and \"off\"".into()),
+    }
+}
+
+fn keep(text: &str) -> Result<u8, String> {
+    match text {
+        "1" => Ok(1),
+        "2" => Ok(2),
+        _ => Err("neither 1 nor 2".into()),
+    }
+}
+
+fn on_unrestorable(text: &str) -> Result<OnUnrestorable, String> {
+    match text {
+        "previous" => Ok(OnUnrestorable::Previous),
+        "requeue" => Ok(OnUnrestorable::Requeue),
+        "restart" => Ok(OnUnrestorable::Restart),
+        "hold" => Ok(OnUnrestorable::Hold),
+        _ => Err("none of \"previous\", \"requeue\", \"restart\" and \"hold\"".into()),
     }
 }
 
@@ -401,6 +441,8 @@ mod tests {
             ("carry_files", "usr/lib/*"),
             ("carry_files", "/usr/../etc/*"),
             ("compression", "lzma"),
+            ("keep", "3"),
+            ("on_unrestorable", "retry"),
             ("upload_rate", "0"),
             ("upload_rate", "fast"),
             ("upload_rate", "10 Mbit"),

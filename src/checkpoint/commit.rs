@@ -1,38 +1,100 @@
 //! The moment when a new generation replaces the old one: a rename, after everything is on the disk.
+//!
+//! With `keep = 2` the old one first gets a second name, so that at every moment the newest and, once there are two, the
+//! one before it are there.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The checkpoint's permission bits from its first byte: it holds the payload's memory.
 const PRIVATE: u32 = 0o600;
 
+/// Where a new generation goes.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The checkpoint.
+    pub newest: PathBuf,
+    /// Where the generation that it replaces goes; `None`: nowhere.
+    pub previous: Option<PathBuf>,
+    /// The file that was at `newest` when it was last looked at.
+    seen: Seen,
+}
+
+/// Device, inode, length and time of a file; `None` if there is none. A commit is always another inode.
+type Seen = Option<(u64, u64, u64, i64, i64)>;
+
+fn see(path: &Path) -> Seen {
+    let metadata = path.metadata().ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+impl Place {
+    /// As it is now: only what is at `newest` from here on may be replaced.
+    pub fn new(newest: PathBuf, previous: Option<PathBuf>) -> Place {
+        let seen = see(&newest);
+        Place { newest, previous, seen }
+    }
+
+    /// After a change of our own.
+    pub fn look(&mut self) {
+        self.seen = see(&self.newest);
+    }
+}
+
 /// A new generation that is being written; dropped without [`Draft::commit`], it leaves nothing.
 #[derive(Debug)]
 pub struct Draft {
     path: PathBuf,
-    target: PathBuf,
+    place: Place,
     committed: bool,
 }
 
 impl Draft {
-    /// A new file in `directory` that is to become `target` in the same file system. What an earlier attempt left
+    /// A new file in `directory` that is to become the newest in the same file system. What an earlier attempt left
     /// there is overwritten.
-    pub fn create(directory: &Path, target: &Path) -> io::Result<(Draft, File)> {
+    pub fn create(directory: &Path, place: Place) -> io::Result<(Draft, File)> {
         let path = directory.join("checkpoint.draft");
         let _ = fs::remove_file(&path);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(PRIVATE).open(&path)?;
-        Ok((Draft { path, target: target.to_path_buf(), committed: false }, file))
+        Ok((Draft { path, place, committed: false }, file))
     }
 
     /// Makes it the checkpoint. The file's content must be on the disk already; when this returns, its name is too.
+    ///
+    /// # Errors
+    /// Another process has put a file there meanwhile: a copy of the job that lives on after a network partition must not replace what
+    /// its successor has saved.
     pub fn commit(mut self) -> io::Result<()> {
-        fs::rename(&self.path, &self.target)?;
+        let newest = &self.place.newest;
+        if see(newest) != self.place.seen {
+            return Err(io::Error::other(format!(
+                "{} is no longer the file that was there: another condor-criu saves there too",
+                newest.display()
+            )));
+        }
+        if let Some(previous) = &self.place.previous
+            && newest.metadata().is_ok_and(|metadata| metadata.len() > 0)
+        {
+            self.keep(newest, previous)?;
+        }
+        fs::rename(&self.path, newest)?;
         self.committed = true;
-        match self.target.parent() {
+        match newest.parent() {
             Some(directory) => File::open(directory)?.sync_all(),
             None => Ok(()),
+        }
+    }
+
+    /// Gives the old generation the name of the previous one, and leaves it its own.
+    fn keep(&self, newest: &Path, previous: &Path) -> io::Result<()> {
+        let second = self.path.with_extension("previous");
+        let _ = fs::remove_file(&second);
+        match fs::hard_link(newest, &second) {
+            Ok(()) => fs::rename(&second, previous),
+            // A file system without hard links: for a moment it has the other name alone, under which it is found too.
+            Err(_) => fs::rename(newest, previous),
         }
     }
 }
@@ -57,6 +119,7 @@ pub fn placeholder(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -64,17 +127,56 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("checkpoint");
         fs::write(&target, "old").unwrap();
-        let (draft, mut file) = Draft::create(dir.path(), &target).unwrap();
+        let place = Place::new(target.clone(), None);
+        let (draft, mut file) = Draft::create(dir.path(), place.clone()).unwrap();
         file.write_all(b"new").unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, PRIVATE);
         drop(draft);
         assert_eq!(fs::read(&target).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        let (draft, mut file) = Draft::create(dir.path(), &target).unwrap();
+        let (draft, mut file) = Draft::create(dir.path(), place).unwrap();
         file.write_all(b"new").unwrap();
         draft.commit().unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"new");
         placeholder(&target).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"new");
+    }
+
+    #[test]
+    fn what_another_has_committed_meanwhile_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("checkpoint");
+        fs::write(&target, "old").unwrap();
+        let places = ["a", "b"].map(|name| (dir.path().join(name), Place::new(target.clone(), None)));
+        let drafts = places.map(|(directory, place)| {
+            fs::create_dir(&directory).unwrap();
+            let (draft, mut file) = Draft::create(&directory, place).unwrap();
+            file.write_all(directory.file_name().unwrap().as_bytes()).unwrap();
+            draft
+        });
+        let [first, second] = drafts;
+        first.commit().unwrap();
+        assert!(second.commit().unwrap_err().to_string().contains("another condor-criu"));
+        assert_eq!(fs::read(&target).unwrap(), b"a");
+    }
+
+    #[test]
+    fn the_generation_before_gets_a_name_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (newest, previous) = (dir.path().join("newest"), dir.path().join("previous"));
+        placeholder(&newest).unwrap();
+        placeholder(&previous).unwrap();
+        let commit = |content: &str| {
+            let place = Place::new(newest.clone(), Some(previous.clone()));
+            let (draft, mut file) = Draft::create(dir.path(), place).unwrap();
+            file.write_all(content.as_bytes()).unwrap();
+            draft.commit().unwrap();
+            (fs::read_to_string(&newest).unwrap(), fs::read_to_string(&previous).unwrap())
+        };
+        // A placeholder is no generation.
+        assert_eq!(commit("1"), ("1".into(), String::new()));
+        assert_eq!(commit("2"), ("2".into(), "1".into()));
+        assert_eq!(commit("3"), ("3".into(), "2".into()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

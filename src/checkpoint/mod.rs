@@ -8,7 +8,7 @@ pub mod inventory;
 pub mod manifest;
 pub mod streaming;
 
-pub use commit::Draft;
+pub use commit::{Draft, Place};
 pub use inventory::{Inputs, NotCarried};
 pub use manifest::{Manifest, Reason};
 
@@ -19,5 +19,13 @@ pub fn file_name(compression: Compression) -> &'static str {
     match compression {
         Compression::Gzip { .. } => "criu-checkpoint.tar.gz",
         _ => "criu-checkpoint.tar.zst",
+    }
+}
+
+/// Name of the file with the generation before it, with `keep = 2`.
+pub fn previous_name(compression: Compression) -> &'static str {
+    match compression {
+        Compression::Gzip { .. } => "criu-checkpoint.previous.tar.gz",
+        _ => "criu-checkpoint.previous.tar.zst",
     }
 }

@@ -60,6 +60,17 @@ pub fn advice(job: &Job, checkpoint: &str, log: &str, last_dump: Option<Duration
     found
 }
 
+/// What is missing for `keep = 2`: a previous generation that is not carried is none.
+pub fn previous_not_carried(job: &Job, previous: &str) -> Option<String> {
+    let ad = job.ad.as_ref()?;
+    let lists = [("TransferOutput", "transfer_output_files"), ("TransferCheckpoint", "transfer_checkpoint_files")];
+    let lacks = |name: &str| list(ad, name).is_some_and(|names| !names.iter().any(|name| name == previous));
+    let found: Vec<&str> = lists.into_iter().filter(|(name, _)| lacks(name)).map(|(_, command)| command).collect();
+    (!found.is_empty()).then(|| {
+        format!("keep = 2, but the second generation is not carried: add {previous} to {}", found.join(" and "))
+    })
+}
+
 /// What `on_exit_remove` lacks. From `max_retries` submit makes `NumJobCompletions > JobMaxRetries || ExitCode =?= 0`, and joins a line
 /// of the user's by another "or" (seen with 23.9 and 25.14).
 fn on_exit_remove(ad: &ClassAd) -> Option<String> {
@@ -121,6 +132,17 @@ mod tests {
                     OnExitRemove = ExitCode =!= 75";
         assert!(of(good, Some(30)).is_empty(), "{:?}", of(good, Some(30)));
         assert!(of(good, Some(90))[0].contains("job_max_vacate_time = 210"));
+    }
+
+    #[test]
+    fn a_second_generation_that_stays_behind_is_told() {
+        let told = |ad: &str| {
+            let job = Job { scratch: "/".into(), ad: Some(ClassAd::parse(ad)), machine: None };
+            previous_not_carried(&job, "old")
+        };
+        assert_eq!(told("TransferCheckpoint = \"cp, old\""), None);
+        let text = told("TransferCheckpoint = \"cp, log\"\nTransferOutput = \"cp\"").unwrap();
+        assert!(text.contains("add old to transfer_output_files and transfer_checkpoint_files"), "{text}");
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub enum Attribute {
     Microarch(String),
     /// The machine that could not restore the checkpoint, so that `Requirements` can keep the job away from it.
     RefusedBy(String),
+    /// How many hosts in a row have tried to restore the newest checkpoint and failed, see [`super::job::FAILED_RESTORES`].
+    FailedRestores(i64),
     /// What the user should know.
     Warning(String),
     /// In which attempt the payload ended by itself, see [`super::job::ENDED_ATTEMPT`].
@@ -52,7 +54,8 @@ impl Attribute {
             Attribute::FrozenSeconds(seconds) => ("ChirpCriuFrozenSeconds", format!("{seconds:.3}")),
             Attribute::LastCheckpointTime(time) => ("ChirpCriuLastCheckpointTime", time.to_string()),
             Attribute::Microarch(level) => ("ChirpCriuMicroarch", quoted(level)),
-            Attribute::RefusedBy(machine) => ("ChirpCriuRefusedBy", quoted(machine)),
+            Attribute::RefusedBy(machine) => (super::job::REFUSED_BY, quoted(machine)),
+            Attribute::FailedRestores(count) => (super::job::FAILED_RESTORES, count.to_string()),
             Attribute::Warning(text) => ("ChirpCriuWarning", quoted(text)),
             Attribute::EndedAttempt(attempt) => (super::job::ENDED_ATTEMPT, attempt.to_string()),
         }

@@ -8,6 +8,12 @@ use nix::sys::signal::Signal;
 
 use super::ClassAd;
 
+/// The attribute by which we tell the queue, and the next start, how many hosts in a row could not restore the newest checkpoint.
+pub const FAILED_RESTORES: &str = "ChirpCriuFailedRestores";
+
+/// The attribute by which we tell the queue, and the next start, which machine could not restore the checkpoint.
+pub const REFUSED_BY: &str = "ChirpCriuRefusedBy";
+
 /// The attribute by which we tell the queue, and the next start, in which attempt the payload last ended by itself. Without it an
 /// exit with 75 and a payload's own end look the same to the next start: evictions overwrite `ExitCode`, and 25.14 has no `ToE`.
 pub const ENDED_ATTEMPT: &str = "ChirpCriuEndedAttempt";
@@ -93,6 +99,19 @@ impl Job {
         ended.is_some_and(|ended| attempt <= ended && ended < self.attempt())
     }
 
+    /// How many hosts in a row have tried to restore the newest checkpoint and failed, as the queue has been told.
+    pub fn failed_restores(&self) -> i64 {
+        self.ad.as_ref().and_then(|ad| ad.integer(FAILED_RESTORES)).unwrap_or(0)
+    }
+
+    /// The same when this host has failed too: one that fails again is not counted again.
+    pub fn failed_restores_with_this(&self) -> i64 {
+        let last = self.ad.as_ref().and_then(|ad| ad.string(REFUSED_BY));
+        let again = last.is_some() && last == self.machine.as_ref().and_then(|ad| ad.string("Machine"));
+        let count = self.failed_restores();
+        if again && count > 0 { count } else { count + 1 }
+    }
+
     /// Whether the queue has been told of an end in this very attempt.
     pub fn told_of_an_end_in_this_attempt(&self) -> bool {
         self.ad.as_ref().and_then(|ad| ad.integer(ENDED_ATTEMPT)) == Some(self.attempt())
@@ -149,6 +168,19 @@ mod tests {
         assert!(!retry("NumJobCompletions = 1\nChirpCriuEndedAttempt = 1"));
         // It is of a later attempt than the one that ended.
         assert!(!retry("NumJobCompletions = 2\nChirpCriuEndedAttempt = 0"));
+    }
+
+    #[test]
+    fn hosts_that_fail_in_a_row_are_counted_once_each() {
+        let count = |ad: &str, machine: &str| {
+            let machine = Some(ClassAd::parse(&format!("Machine = \"{machine}\"")));
+            Job { machine, ..job(ad) }.failed_restores_with_this()
+        };
+        assert_eq!(count("", "a"), 1);
+        assert_eq!(count("ChirpCriuFailedRestores = 1\nChirpCriuRefusedBy = \"a\"", "a"), 1);
+        assert_eq!(count("ChirpCriuFailedRestores = 1\nChirpCriuRefusedBy = \"a\"", "b"), 2);
+        // It was refused here before anything was tried.
+        assert_eq!(count("ChirpCriuRefusedBy = \"a\"", "a"), 1);
     }
 
     #[test]

@@ -1,15 +1,16 @@
-//! A policy runs the job again after its own end (`max_retries`): the attempt begins from the beginning, without what the spool
-//! still holds of the one before. HTCondor would start a job without checkpoints in the same way.
+//! From the beginning, without what the spool still holds of an earlier attempt: when a policy runs the job again after its own end
+//! (`max_retries`), as HTCondor would start a job without checkpoints, or because the user has said so of one that cannot be restored.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::{io, iter};
 
 use super::bring_back::Opened;
 use super::save::WORK;
 use super::streams::Stream;
 use super::within;
+use crate::checkpoint::Place;
 use crate::exit::Failure;
 use crate::htcondor::advice::list;
 use crate::htcondor::{ClassAd, Job};
@@ -20,12 +21,15 @@ const HTCONDORS: [&str; 3] = ["tmp", "var", "var/tmp"];
 
 /// Empties the checkpoint and the streams, and removes what the earlier attempt is known to have written: what `before` carries, and
 /// what the job's output lists name. Inputs stay; one that was changed in place is what HTCondor has brought.
-pub fn begin(job: &Job, checkpoint: &Path, before: Option<&Opened>, streams: &[Stream; 3]) -> Result<(), Failure> {
-    tracing::info!(
-        attempt = job.attempt(),
-        "the payload had ended by itself, and the job is run again: from the beginning"
-    );
-    let removed = clear(job, checkpoint, before, streams).map_err(|error| {
+pub fn begin(
+    job: &Job,
+    place: &Place,
+    before: Option<&Opened>,
+    streams: &[Stream; 3],
+    why: &str,
+) -> Result<(), Failure> {
+    tracing::warn!(attempt = job.attempt(), "{why}: from the beginning");
+    let removed = clear(job, place, before, streams).map_err(|error| {
         Failure::start("cannot start from the beginning", error)
             .with_remedy("what an earlier attempt left in the scratch directory must be removable")
     })?;
@@ -35,15 +39,18 @@ pub fn begin(job: &Job, checkpoint: &Path, before: Option<&Opened>, streams: &[S
     Ok(())
 }
 
-fn clear(job: &Job, checkpoint: &Path, before: Option<&Opened>, streams: &[Stream; 3]) -> io::Result<Vec<PathBuf>> {
+fn clear(job: &Job, place: &Place, before: Option<&Opened>, streams: &[Stream; 3]) -> io::Result<Vec<PathBuf>> {
     let written = before.map(|opened| {
         let names = opened.reader.members().map(|member| member.name.as_path());
         names.filter_map(|name| name.strip_prefix(WORK).ok()).map(Path::to_path_buf).collect()
     });
     let inputs = before.map_or(&[][..], |opened| opened.manifest.inputs.as_slice());
     let keep = inputs.iter().map(|input| input.path.clone()).collect();
-    let removed = remove(job, written.unwrap_or_default(), keep, checkpoint)?;
-    within::empty(&job.scratch, Path::new(checkpoint.file_name().unwrap_or_default()))?;
+    let ours = iter::once(&place.newest).chain(&place.previous).filter_map(|path| path.file_name()).map(Path::new);
+    let removed = remove(job, written.unwrap_or_default(), keep, ours.clone())?;
+    for name in ours {
+        within::empty(&job.scratch, name)?;
+    }
     for stream in &streams[1..] {
         if let Stream::File(path) = stream {
             within::empty(&job.scratch, path)?;
@@ -52,12 +59,13 @@ fn clear(job: &Job, checkpoint: &Path, before: Option<&Opened>, streams: &[Strea
     Ok(removed)
 }
 
-/// Removes those of `written` and of the output lists that are no inputs. `keep` are inputs beside those that the ad names.
-fn remove(
+/// Removes those of `written` and of the output lists that are no inputs. `keep` are inputs beside those that the ad names, `ours` the
+/// checkpoints.
+fn remove<'a>(
     job: &Job,
     written: Vec<PathBuf>,
     mut keep: BTreeSet<PathBuf>,
-    checkpoint: &Path,
+    ours: impl Iterator<Item = &'a Path>,
 ) -> io::Result<Vec<PathBuf>> {
     let empty = ClassAd::default();
     let ad = job.ad.as_ref().unwrap_or(&empty);
@@ -65,7 +73,8 @@ fn remove(
     // Which of the written files were inputs that have been changed cannot be told then.
     let mut gone = if named.is_some() { written } else { Vec::new() };
     keep.extend(named.unwrap_or_default());
-    keep.extend([PathBuf::from(journal::NAME), checkpoint.file_name().map(PathBuf::from).unwrap_or_default()]);
+    keep.insert(PathBuf::from(journal::NAME));
+    keep.extend(ours.map(Path::to_path_buf));
     let outputs = ["TransferOutput", "TransferCheckpoint"].into_iter().filter_map(|name| list(ad, name)).flatten();
     let listed: BTreeSet<PathBuf> = outputs.filter_map(|output| below(Path::new(&output))).collect();
     gone.extend(listed.iter().cloned());
@@ -142,7 +151,7 @@ mod tests {
         }
         let job = Job { scratch: dir.path().into(), ad: Some(ClassAd::parse(ad)), machine: None };
         let written = written.iter().map(PathBuf::from).collect();
-        remove(&job, written, BTreeSet::new(), &at("cp")).unwrap();
+        remove(&job, written, BTreeSet::new(), iter::once(Path::new("cp"))).unwrap();
         let names =
             ["results", "data/in", "changed", "scratch", "tmp", "tmp/x", "cp", "condor-criu.log", "condor_exec.exe"];
         names.iter().filter(|name| at(name).exists()).map(|name| (*name).to_owned()).collect()

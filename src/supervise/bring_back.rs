@@ -40,7 +40,7 @@ pub fn open(path: &Path) -> Result<Option<Opened>, Failure> {
     if !path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
         return Ok(None);
     }
-    let refused = |error| archive_failure(path, &error);
+    let refused = |error| unusable(path, &error);
     let reader = match Reader::open(path) {
         Err(ArchiveError::Empty) => return Ok(None),
         opened => opened.map_err(refused)?,
@@ -61,12 +61,13 @@ pub fn open(path: &Path) -> Result<Option<Opened>, Failure> {
     Ok(Some(Opened { reader, manifest, reaper, compat }))
 }
 
-fn what(path: &Path) -> String {
+/// What fails if this checkpoint does.
+pub fn what(path: &Path) -> String {
     format!("cannot use the checkpoint {}", path.display())
 }
 
 /// An archive that cannot be read: by this version or on this host (then elsewhere), or not at all.
-fn archive_failure(path: &Path, error: &ArchiveError) -> Failure {
+pub fn unusable(path: &Path, error: &ArchiveError) -> Failure {
     let failure = Failure::start(what(path), error);
     match error {
         ArchiveError::NewerFormat { .. } => failure
@@ -138,7 +139,7 @@ impl Serving {
             StreamError::Cancelled => None,
             StreamError::Image { source, .. } => {
                 let damage = source.get_ref().and_then(|inner| inner.downcast_ref::<ArchiveError>());
-                Some(damage.map_or_else(|| here(&error), |damage| archive_failure(checkpoint, damage)))
+                Some(damage.map_or_else(|| here(&error), |damage| unusable(checkpoint, damage)))
             }
             _ => Some(here(&error)),
         }
@@ -171,7 +172,7 @@ pub fn unpack(
     for (prefix, into) in [(WORK, scratch), (SHM, shm)] {
         let directory = File::open(into).map_err(|error| here(format!("cannot open {}: {error}", into.display())))?;
         extract::extract(&opened.reader, prefix, directory.as_fd(), &options)
-            .map_err(|error| archive_failure(checkpoint, &error))?;
+            .map_err(|error| unusable(checkpoint, &error))?;
     }
     // criu is told not to insist; a program that looks finds what it knew, where the directory is the job's own.
     if let Err(error) = fs::set_permissions(scratch, fs::Permissions::from_mode(manifest.job_dir_mode & 0o777)) {

@@ -164,7 +164,7 @@ impl Supervisor {
         save::Target {
             state_dir: self.launch.plan.state_dir(),
             images,
-            checkpoint: self.launch.checkpoint.clone(),
+            place: self.launch.commit_place(),
             began,
             options: WriteOptions { compression, threads: self.threads(), upload_rate: self.upload_rate() },
         }
@@ -243,7 +243,8 @@ impl Supervisor {
         );
         let manifest = Manifest {
             format: manifest::FORMAT,
-            generation: self.generation + 1,
+            // One that was given up keeps its number.
+            generation: self.generation + 1 + u64::from(launch.from_previous),
             created: 0.0,
             reason,
             job: launch.job.id(),
@@ -329,8 +330,12 @@ impl Supervisor {
                     self.chirp.tell(Attribute::Warning(self.standing_warning()));
                 }
                 self.failures = 0;
+                self.launch.committed();
                 self.last_cost = Some(committed.manifest.cost);
                 self.chirp.tell(Attribute::State("saved"));
+                if self.launch.job.failed_restores() > 0 {
+                    self.chirp.tell(Attribute::FailedRestores(0));
+                }
                 self.chirp.tell(Attribute::Generation(self.generation));
                 self.chirp.tell(Attribute::CheckpointBytes(committed.bytes));
                 self.chirp.tell(Attribute::FrozenSeconds(committed.manifest.cost.frozen_seconds));

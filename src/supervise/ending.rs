@@ -5,7 +5,6 @@ use std::path::Path;
 use super::launch::Launch;
 use super::supervisor::{State, Step, Supervisor};
 use super::{streams, within};
-use crate::checkpoint;
 use crate::exit::{Ended, Exit, Failure};
 use crate::host::cpu;
 use crate::htcondor::advice::{ON_EXIT_REMOVE, takes_for_ours};
@@ -84,9 +83,10 @@ impl Supervisor {
 
 /// After the payload's own end: the checkpoint is not shipped to the user, but an empty file stays where HTCondor looks.
 pub(super) fn clean_up(launch: &Launch) {
-    let name = checkpoint::file_name(launch.settings.compression);
-    if let Err(error) = within::empty(&launch.job.scratch, Path::new(name)) {
-        tracing::warn!("cannot empty the checkpoint: {error}");
+    for path in std::iter::once(&launch.place.newest).chain(&launch.place.previous) {
+        if let Err(error) = within::empty(&launch.job.scratch, Path::new(path.file_name().unwrap_or_default())) {
+            tracing::warn!("cannot empty {}: {error}", path.display());
+        }
     }
     if let Err(error) = std::fs::remove_dir_all(launch.job.scratch.join(STATE_DIR)) {
         tracing::warn!("cannot remove {STATE_DIR}: {error}");

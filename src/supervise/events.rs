@@ -18,6 +18,8 @@ pub enum Event {
     Sandbox(sandbox::Event),
     /// The init is gone.
     SandboxGone,
+    /// Who started us is gone.
+    StarterGone,
     /// The checkpoint's files are in place.
     Unpacked(Result<Unpacked, Failure>),
     /// What the payload has that cannot be carried, as of now.

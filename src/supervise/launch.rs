@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::iter;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +12,13 @@ use nix::errno::Errno;
 use nix::unistd::{getegid, geteuid};
 
 use super::afresh;
-use super::bring_back::{self, Opened};
+use super::bring_back::Opened;
+use super::choose::{self, Chosen};
 use super::streams::{self, Stream};
-use super::{carry, environment, placeholders};
+use super::{alone, carry, environment, placeholders};
 use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::manifest::Processor;
-use crate::checkpoint::{self, NotCarried, commit};
+use crate::checkpoint::{self, NotCarried, Place, commit};
 use crate::criu::{self, Criu, find};
 use crate::exit::{Exit, Failure};
 use crate::host::baseline::Baseline;
@@ -67,8 +69,14 @@ pub struct Launch {
     pub cpu: Processor,
     /// What this host's processor offers.
     pub here: BTreeSet<String>,
-    /// The checkpoint file.
+    /// Held while we live: nobody else saves there.
+    pub alone: Option<alone::Lock>,
+    /// Where checkpoints are kept.
+    pub place: Place,
+    /// The checkpoint that there is: what is restored.
     pub checkpoint: PathBuf,
+    /// It is the generation before the newest, which is given up.
+    pub from_previous: bool,
     /// What to restore, if there is something.
     pub opened: Option<Arc<Opened>>,
     /// Name of the program, for the manifest.
@@ -103,13 +111,19 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
             .with_remedy("condor-criu run [OPTIONS] -- PROGRAM [ARG…]"));
     };
     let settings = Settings::resolve(options.flags.clone(), options.config.as_deref(), &job)?;
-    let checkpoint = job.scratch.join(checkpoint::file_name(settings.compression));
+    let mut place = Place::new(
+        job.scratch.join(checkpoint::file_name(settings.compression)),
+        (settings.keep > 1).then(|| job.scratch.join(checkpoint::previous_name(settings.compression))),
+    );
     // Before anything else can fail: a listed file that is missing would put the job on hold.
     let unwritable = |error: std::io::Error| {
         Failure::start(format!("cannot write to the scratch directory {}", job.scratch.display()), error)
             .with_remedy("checkpoints are written there; name another directory with --scratch")
     };
-    commit::placeholder(&checkpoint).map_err(unwritable)?;
+    for path in iter::once(&place.newest).chain(&place.previous) {
+        commit::placeholder(path).map_err(unwritable)?;
+    }
+    let alone = alone::lock(&job.scratch)?;
     // The last line of an earlier life, before we add to it.
     let told = EndRecord::read(&job.scratch.join(journal::NAME));
     journal::open(&job.scratch, settings.log_level).map_err(unwritable)?;
@@ -123,12 +137,38 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     }
 
     let streams = streams::of_this_process(&job.scratch);
-    let mut opened = bring_back::open(&checkpoint)?.map(Arc::new);
+    let mut from_previous = false;
+    let mut opened = match choose::choose(&place, &settings, &job, threads(&settings, &job))? {
+        Chosen::Nothing => None,
+        Chosen::Newest(newest) => Some(newest),
+        Chosen::Previous(previous, why) => {
+            tracing::warn!(generation = previous.manifest.generation, "{why}; going on from the generation before it");
+            from_previous = true;
+            Some(previous)
+        }
+        Chosen::Restart(why, intact) => {
+            afresh::begin(
+                &job,
+                &place,
+                intact.as_ref(),
+                &streams,
+                &format!("{why}, and on_unrestorable = \"restart\""),
+            )?;
+            None
+        }
+    };
     let of_before = opened.as_ref().is_some_and(|opened| job.is_retry_of(opened.manifest.attempt));
     if of_before || (told_before && opened.is_none()) {
-        afresh::begin(&job, &checkpoint, opened.as_deref(), &streams)?;
+        let why = "the payload had ended by itself, and the job is run again";
+        afresh::begin(&job, &place, opened.as_ref(), &streams, why)?;
         opened = None;
     }
+    let opened = opened.map(Arc::new);
+    place.look();
+    let checkpoint = match &place.previous {
+        Some(previous) if from_previous => previous.clone(),
+        _ => place.newest.clone(),
+    };
     let state_dir = job.scratch.join(STATE_DIR);
     make_state_dir(&state_dir).map_err(unwritable)?;
     let criu = criu::find(settings.criu.as_deref(), &job.scratch, &state_dir.join("criu")).map_err(|error| {
@@ -151,7 +191,8 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         Stream::File(path) => Some(path.as_path()),
         _ => None,
     });
-    let ours = [Path::new(journal::NAME), Path::new(checkpoint::file_name(settings.compression))];
+    let names = [checkpoint::file_name, checkpoint::previous_name].map(|name| name(settings.compression));
+    let ours = [Path::new(journal::NAME), Path::new(names[0]), Path::new(names[1])];
     let not_carried =
         NotCarried::new(ours.into_iter().chain(stream_files.skip(usize::from(matches!(streams[0], Stream::File(_))))));
 
@@ -234,7 +275,10 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         host,
         cpu,
         here,
+        alone,
+        place,
         checkpoint,
+        from_previous,
         opened,
         program,
         plan,
@@ -242,6 +286,19 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
 }
 
 impl Launch {
+    /// A generation of this start is in its place.
+    pub fn committed(&mut self) {
+        self.place.look();
+        self.from_previous = false;
+    }
+
+    /// Where the next generation goes. One that is given up does not take the place of the one that was restored.
+    pub fn commit_place(&self) -> Place {
+        let mut place = self.place.clone();
+        place.previous.take_if(|_| self.from_previous);
+        place
+    }
+
     /// Makes the sandbox. This process must have one thread.
     pub fn sandbox(&self) -> Result<Sandbox, Failure> {
         Sandbox::create(&self.plan).map_err(|error| {

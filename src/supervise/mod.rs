@@ -5,9 +5,11 @@
 //! threads, [`policy`] says when.
 
 mod afresh;
+pub mod alone;
 pub mod bring_back;
 mod carry;
 mod checkpointing;
+mod choose;
 mod early;
 mod ending;
 mod environment;

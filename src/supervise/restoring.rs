@@ -85,12 +85,15 @@ impl Supervisor {
             for line in &cause.lines {
                 tracing::error!("criu: {line}");
             }
-            return Some(Err(self.cannot_restore(&cause.why, cause.remedy)));
+            return Some(Err(self.failed_restore(&cause.why, cause.remedy)));
         };
         self.tree = Some(Tree { root, ..tree });
         self.tell_init(&Request::Adopt { main: tree.main });
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::info!(generation = self.generation, seconds, "the payload runs again");
+        if self.launch.job.failed_restores() > 0 && !self.launch.from_previous {
+            self.chirp.tell(Attribute::FailedRestores(0));
+        }
         if let Some(began) = self.in_place_since {
             let gap = (save::now() - began).clamp(0.0, 1e6);
             self.history.gap_seconds = Some(self.history.gap_seconds.map_or(gap, |before| (before + gap) / 2.0));
@@ -102,6 +105,12 @@ impl Supervisor {
             }
         }
         self.now_running()
+    }
+
+    /// It was tried here and failed: two such hosts in a row are one too many (`choose`).
+    pub(super) fn failed_restore(&self, why: &str, remedy: Option<String>) -> Failure {
+        self.chirp.tell(Attribute::FailedRestores(self.launch.job.failed_restores_with_this()));
+        self.cannot_restore(why, remedy)
     }
 
     pub(super) fn cannot_restore(&self, why: &str, remedy: Option<String>) -> Failure {

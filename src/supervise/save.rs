@@ -15,7 +15,7 @@ use crossbeam_channel::Sender;
 use crate::checkpoint::archive::{Kind, Meta, Mtime, Summary, WriteOptions, Writer};
 use crate::checkpoint::manifest::Input;
 use crate::checkpoint::streaming::ArchiveSink;
-use crate::checkpoint::{Draft, Inputs, Manifest, NotCarried, inventory};
+use crate::checkpoint::{Draft, Inputs, Manifest, NotCarried, Place, inventory};
 use crate::criu::stream::{Cancel, Capture, StreamError};
 use crate::host::files;
 
@@ -32,12 +32,12 @@ pub const COMPAT: &str = "sandbox/compat.so";
 
 /// What must be known before criu begins.
 pub struct Target {
-    /// Where the draft is written; in the same file system as `checkpoint`.
+    /// Where the draft is written; in the same file system as `place`.
     pub state_dir: PathBuf,
     /// Where criu finds our socket.
     pub images: PathBuf,
-    /// The checkpoint.
-    pub checkpoint: PathBuf,
+    /// Where the checkpoint goes.
+    pub place: Place,
     /// When the dump began.
     pub began: Instant,
     /// How to pack.
@@ -86,7 +86,7 @@ pub fn finished(
     stopped: Stopped,
     done: impl FnOnce(Result<Committed, String>) + Send + 'static,
 ) -> io::Result<()> {
-    let (draft, file) = Draft::create(&target.state_dir, &target.checkpoint)?;
+    let (draft, file) = Draft::create(&target.state_dir, target.place.clone())?;
     let options = target.options;
     let writer = Writer::create(file, options)?;
     let work = move || done(Packer { stopped, draft, writer, began: target.began }.pack());
@@ -108,7 +108,7 @@ impl Saving {
         target: Target,
         done: impl FnOnce(Result<Committed, String>) + Send + 'static,
     ) -> Result<Saving, String> {
-        let (draft, file) = Draft::create(&target.state_dir, &target.checkpoint)
+        let (draft, file) = Draft::create(&target.state_dir, target.place.clone())
             .map_err(|error| format!("cannot create the draft: {error}"))?;
         let options = target.options;
         let writer = Writer::create(file, options).map_err(|error| error.to_string())?;

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use nix::sys::signal::Signal;
 use signal_hook::iterator::Signals;
 
+use super::alone;
 use super::bring_back::Serving;
 use super::early::Early;
 use super::ending::clean_up;
@@ -22,7 +23,7 @@ use crate::checkpoint::{Inputs, Reason};
 use crate::criu::command;
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended, Exit, Failure};
 use crate::host::cpu;
-use crate::htcondor::advice::advice;
+use crate::htcondor::advice::{advice, previous_not_carried};
 use crate::htcondor::chirp::{Attribute, Chirp};
 use crate::journal;
 use crate::sandbox::{self, ClockOffsets, CriuJob, Request, STATE_DIR, Sandbox};
@@ -122,6 +123,11 @@ impl Supervisor {
         let (sender, events) = crossbeam_channel::unbounded();
         events::watch_signals(signals, sender.clone()).map_err(cannot)?;
         events::watch_sandbox(sandbox.events().map_err(cannot)?, sender.clone()).map_err(cannot)?;
+        if launch.job.under_htcondor()
+            && let Err(error) = alone::watch_starter(sender.clone())
+        {
+            tracing::debug!("cannot see whether the starter lives: {error}");
+        }
         let relays = Relays::start(pipes).map_err(cannot)?;
         let history = launch.opened.as_ref().map(|opened| opened.manifest.history).unwrap_or_default();
         let last_cost = launch.opened.as_ref().map(|opened| opened.manifest.cost);
@@ -129,10 +135,15 @@ impl Supervisor {
         let user_log = job.ad.as_ref().and_then(|ad| ad.boolean("WantIOProxy")) == Some(true);
         let chirp = Chirp::start(job.chirp_config(), user_log);
         let last_dump = last_cost.map(|cost| Duration::from_secs_f64(cost.frozen_seconds.clamp(0.0, 1e9)));
-        let name = launch.checkpoint.file_name().unwrap_or_default().to_string_lossy();
-        let advice = advice(job, &name, journal::NAME, last_dump);
+        let name = launch.place.newest.file_name().unwrap_or_default().to_string_lossy();
+        let mut advice = advice(job, &name, journal::NAME, last_dump);
+        let previous = launch.place.previous.as_ref().and_then(|path| path.file_name()?.to_str());
+        advice.extend(previous.and_then(|name| previous_not_carried(job, name)));
         for piece in &advice {
             tracing::warn!("{piece}");
+        }
+        if launch.from_previous {
+            advice.push("the newest checkpoint could not be restored: going on from the one before it".to_owned());
         }
         let advice = advice.join("; ");
         if !advice.is_empty() {
@@ -236,6 +247,10 @@ impl Supervisor {
                 None
             }
             Event::Packed(result) => self.packed(result),
+            Event::StarterGone => Some(Err(Failure::start(
+                "cannot go on",
+                "the starter is gone, and nothing that is saved here would be carried: the job is started elsewhere",
+            ))),
             Event::SandboxGone => {
                 tracing::error!("the sandbox was killed from outside");
                 Some(Ok(Exit::Payload(Ended::Signaled(libc::SIGKILL))))
@@ -270,7 +285,7 @@ impl Supervisor {
         if self.deadline.is_some_and(|at| at <= now) {
             self.deadline = None;
             return match self.state {
-                State::Restoring => Some(Err(self.cannot_restore("criu did not end in time", None))),
+                State::Restoring => Some(Err(self.failed_restore("criu did not end in time", None))),
                 _ => {
                     tracing::error!("criu did not end in time and is killed");
                     self.tell_init(&Request::KillCriu);

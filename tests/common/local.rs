@@ -16,7 +16,7 @@ pub const FIRST_USER: u32 = 5000;
 /// Another host's user.
 pub const SECOND_USER: u32 = 5001;
 /// No test here takes longer; one that does hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `tests/setup/criu` makes; quick when it is made.
 pub fn real_criu() -> PathBuf {
