@@ -12,6 +12,8 @@ use super::plan::ClockOffsets;
 const NANOSECONDS: i64 = 1_000_000_000;
 /// <linux/sched.h>; nix has no name for it yet.
 const CLONE_NEWTIME: i32 = 0x80;
+/// The offsets of the namespace that the next child will be in.
+const OFFSETS: &str = "/proc/self/timens_offsets";
 
 /// Readings of the two clocks, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -52,16 +54,38 @@ impl ClockReadings {
 pub(super) fn enter(offsets: ClockOffsets) -> Result<(), StepFailed> {
     let newtime = CloneFlags::from_bits_retain(CLONE_NEWTIME);
     step("make a time namespace", unshare(newtime))?;
-    let line = |name, ns: i64| format!("{name} {} {}\n", ns.div_euclid(NANOSECONDS), ns.rem_euclid(NANOSECONDS));
+    // A host that is itself in a time namespace: what is written counts from the machine's clocks, and a new namespace begins with
+    // what its parent has (time_namespaces(7)).
+    let text = step("read the host's clocks", io(fs::read_to_string(OFFSETS)))?;
+    let line = |name, ns: i64| {
+        let ns = ns.saturating_add(offset(&text, name));
+        format!("{name} {} {}\n", ns.div_euclid(NANOSECONDS), ns.rem_euclid(NANOSECONDS))
+    };
     let text = line("monotonic", offsets.monotonic_ns) + &line("boottime", offsets.boottime_ns);
-    step("set the clocks", io(fs::write("/proc/self/timens_offsets", text)))?;
+    step("set the clocks", io(fs::write(OFFSETS, text)))?;
     let namespace = step("open the time namespace", io(fs::File::open("/proc/self/ns/time_for_children")))?;
     step("enter the time namespace", setns(namespace, newtime))
+}
+
+/// `monotonic  864000  5` → nanoseconds; no offset if the clock is not there.
+fn offset(text: &str, clock: &str) -> i64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(clock));
+    let mut numbers =
+        line.unwrap_or_default().split_ascii_whitespace().map(|number| number.parse::<i64>().unwrap_or(0));
+    let (seconds, nanoseconds) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    seconds.saturating_mul(NANOSECONDS).saturating_add(nanoseconds)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_host_s_own_offsets_are_read() {
+        let text = "monotonic           3         500000000\nboottime            -7         0\n";
+        assert_eq!((offset(text, "monotonic"), offset(text, "boottime")), (3_500_000_000, -7_000_000_000));
+        assert_eq!(offset("", "monotonic"), 0);
+    }
 
     #[test]
     fn offsets_carry_a_clock_to_another_host_and_on() {
