@@ -285,6 +285,41 @@ fn a_program_that_can_be_saved() {
     assert_eq!(check(&output, 0, "program").0, "yes");
     let saved = check(&output, 0, "save program");
     assert!(saved.0 == "yes" && saved.1.contains("bytes"), "{saved:?}");
+    let restored = check(&output, 0, "restore program");
+    assert!(restored.0 == "yes" && restored.1.contains("; it runs on"), "{restored:?}");
+}
+
+#[test]
+fn a_program_that_is_saved_but_does_not_survive_its_restore() {
+    let bench = Bench::new();
+    // An inode number is what no restore can keep.
+    let script = "import os, signal, time\nfirst = os.stat('.').st_ino\nwhile os.stat('.').st_ino == first:\n    time.sleep(0.05)\n\
+                  os.kill(os.getpid(), signal.SIGSEGV)\n";
+    let output = doctor_of(&bench, script, "7s");
+    assert_eq!(check(&output, 1, "save program").0, "yes");
+    diagnosis(&output, "restore program", "it was restored, and then ended by signal SIGSEGV", "rehearse");
+}
+
+#[test]
+fn with_file_capabilities_for_criu() {
+    let bench = Bench::new();
+    let folder = bench.path().join("criu-folder");
+    assert!(Command::new("cp").arg("-r").arg(real_criu()).arg(&folder).status().unwrap().success());
+    let mut set = Command::new("setcap");
+    set.arg("cap_checkpoint_restore,cap_sys_ptrace+ep").arg(folder.join("criu"));
+    assert!(set.status().unwrap().success());
+    let binary = bench.binary();
+    let command = |what: &str| format!("{} {what} --criu {}", binary.display(), folder.display());
+    // They are in nobody's way, and of no use.
+    let output = on_a_host("", &command("doctor --json"));
+    let found = check(&output, 0, "file capabilities");
+    assert!(found.0 == "limited" && found.1.contains("not used") && found.2.contains("setcap -r"), "{found:?}");
+    let output = on_a_host("", &command("doctor --json --mode capabilities"));
+    diagnosis(&output, "sandbox", "without a user namespace a job has the host's process ids", "mode = \"auto\"");
+    let ad = assert_output(&on_a_host("", &command("advertise --mode capabilities")), 0);
+    let reason =
+        "HasCriu = false\nCriuReason = \"cannot run with mode = \\\"capabilities\\\": without a user namespace";
+    assert!(ad.contains(reason) && !ad.contains("CriuMode"), "{ad}");
 }
 
 #[test]

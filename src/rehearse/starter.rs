@@ -253,7 +253,7 @@ impl<'a> Starter<'a> {
     }
 
     /// What HTCondor carries without a list: changed top-level files. Directories stay behind.
-    fn carry(&self, scratch: &Path, spool: &Path) -> io::Result<()> {
+    pub(super) fn carry(&self, scratch: &Path, spool: &Path) -> io::Result<()> {
         for entry in fs::read_dir(scratch)? {
             let entry = entry?;
             let name = entry.file_name();

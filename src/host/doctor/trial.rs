@@ -1,13 +1,13 @@
-//! The program that a user means to submit: run for a while, looked at, and saved.
+//! The program that a user means to submit: run for a while, looked at, saved, and restored in another directory.
 
 use std::ffi::OsString;
 use std::time::Duration;
 
 use super::probe::two_parts;
 use super::{Check, Status};
-use crate::exit::Failure;
+use crate::exit::{Ended, Failure};
 use crate::journal::Record;
-use crate::rehearse::once::{Once, once};
+use crate::rehearse::once::{Once, Restored, once};
 use crate::supervise::EARLY_WORD;
 
 /// A program to try.
@@ -21,7 +21,7 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Runs it; what was seen, one check each, the save last.
+    /// Runs it; what was seen, one check each, the save and the restore last.
     pub(super) fn checks(&self) -> Result<Vec<Check>, Failure> {
         let once = once(&self.command, &self.flags, self.after)
             .map_err(|error| Failure::start("cannot try the program", error))?;
@@ -30,6 +30,10 @@ impl Trial {
             checks.push(Check::new("program", Status::Yes, "nothing was seen that is in the way of a checkpoint"));
         }
         checks.push(save(&once));
+        checks.push(match &once.restored {
+            Some(restored) => restore(restored),
+            None => Check::new("restore program", Status::Unknown, "not tried: nothing was saved"),
+        });
         Ok(checks)
     }
 }
@@ -73,6 +77,26 @@ fn save(once: &Once) -> Check {
             return Check::new(name, Status::Unknown, why)
                 .remedy("try it sooner, with --after 2s for instance, or a longer input");
         }
+    };
+    Check { remedy, ..Check::new(name, Status::No, why) }
+}
+
+fn restore(restored: &Restored) -> Check {
+    let name = "restore program";
+    let told = restored.errors.first().map(|words| two_parts(words, "; what to do: "));
+    let (why, remedy) = match (restored.seconds, restored.ended, told) {
+        (Some(seconds), None | Some(Ended::Exited(_)), None) => {
+            let then =
+                restored.ended.map_or("it runs on".to_owned(), |ended| format!("it went on to its end, {ended}"));
+            return Check::new(name, Status::Yes, format!("in another directory, in {seconds:.2} s; {then}"));
+        }
+        (_, _, Some(told)) => told,
+        (Some(_), Some(ended), None) => (
+            format!("it was restored, and then ended by {ended}"),
+            Some("look at what it printed in condor-criu rehearse --keep DIR -- PROGRAM".to_owned()),
+        ),
+        (None, Some(ended), None) => (format!("condor-criu ended by {ended} before the program ran again"), None),
+        (None, None, None) => ("it did not run again in time".to_owned(), None),
     };
     Check { remedy, ..Check::new(name, Status::No, why) }
 }
