@@ -164,6 +164,30 @@ fn a_restore_that_hangs_or_fails_is_for_another_host() {
 }
 
 #[test]
+fn a_restore_that_hangs_leaves_no_process() {
+    let bench = Bench::new();
+    let mut host = bench.host("host", FIRST_USER);
+    host.write("count.py", COUNT);
+    let words = ["--", "python3", "count.py", "20"];
+    let mut job = host.start(&words);
+    job.until_output("line3 ").signal(Signal::SIGTERM);
+    assert_code(&host, job.end(), 85);
+    drop(job);
+    host.write("condor-criu.toml", "restore_timeout = '3s'");
+    // What a restore that stops half way leaves behind: processes that are nobody's children and heed no signal.
+    fake(
+        &mut host,
+        "restore) setsid sh -c 'trap \"\" TERM INT HUP; while :; do date +%s%N >/job/.tick; sleep 0.02; done' & exec sleep 1000;;",
+    );
+    assert_code(&host, host.run(&words), 75);
+    assert!(host.log().contains("did not end in time"), "{}", host.log());
+    // wait(2) for the namespace's first process returns only when all others are gone, and condor-criu has waited.
+    let last = host.read(".tick");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(!last.is_empty() && host.read(".tick") == last, "a process of the restore is still there");
+}
+
+#[test]
 fn the_death_of_the_supervisor_is_the_death_of_all() {
     let bench = Bench::new();
     let host = bench.host("host", FIRST_USER);

@@ -147,7 +147,7 @@ impl Scene {
         let capture = Capture::listen(&self.path("img")).unwrap();
         let cancel = capture.cancel_handle();
         let captured = std::thread::scope(|scope| {
-            let thread = scope.spawn(|| capture.run(&ArchiveSink(&writer)));
+            let thread = scope.spawn(|| capture.run(&ArchiveSink::new(&writer)));
             let status = self.run(DUMP, cancel);
             assert!(status.success(), "{status}\n{}\n{}", self.read("stdout"), errors(&self.read("work/dump.log")));
             thread.join().unwrap().unwrap()
@@ -211,7 +211,7 @@ fn a_process_goes_on_from_the_archive() {
         let archive = scene.dump(compression);
         let groups = scene.read("groups");
         let groups = groups.trim_start_matches("Groups:").split_whitespace().map(|gid| gid.parse().unwrap()).collect();
-        scene.restore(&archive, Rewrite { groups: Some(groups), undrop: true }).unwrap();
+        scene.restore(&archive, Rewrite { groups: Some(groups), undrop: true, limits: None }).unwrap();
         scene.check();
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::Manifest;
 use super::archive::{ArchiveError, ExtractOptions, Reader, extract};
+use crate::criu::features::Feature;
 use crate::exit::{Exit, Failure};
 use crate::host::cpu;
 
@@ -48,6 +49,17 @@ pub fn inspect(path: &Path, json: bool) -> Result<Exit, Failure> {
     let needs: Vec<&str> = host.cpu.needs.iter().map(String::as_str).collect();
     println!("processor   {}: {}", cpu::level(&host.cpu.needs), needs.join(" "));
     println!("baseline    {}", host.cpu.baseline);
+    for feature in &manifest.kernel_features {
+        let how = match (feature, feature.since()) {
+            (Feature::DroppableMemory, _) => "made ordinary on older kernels".to_owned(),
+            (_, Some((major, minor))) => format!("the host must have Linux {major}.{minor}"),
+            (_, None) => "a newer condor-criu knows which".to_owned(),
+        };
+        println!("kernel      {}, {how}", feature.words());
+    }
+    for (name, used) in &manifest.limits.used {
+        println!("limit       \"{name}\" must allow {used}");
+    }
     println!("network     {}", serde_json::to_string(network).unwrap_or_default().trim_matches('"'));
     for input in inputs {
         println!("input       {} ({} bytes), brought by HTCondor", input.path.display(), input.size);

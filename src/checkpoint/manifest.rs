@@ -6,7 +6,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::criu::features::Feature;
 use crate::exit::{Ended, Exit, Failure};
+use crate::host::limits::Limits;
 use crate::sandbox::{ClockReadings, Network};
 
 /// Raised when an older condor-criu could not restore what a newer one writes.
@@ -80,6 +82,12 @@ pub struct Manifest {
     /// The host's files that the payload has mapped or open.
     #[serde(default)]
     pub files: Vec<HostFile>,
+    /// The payload's resource limits.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What is in the images that older kernels do not have.
+    #[serde(default)]
+    pub kernel_features: BTreeSet<Feature>,
     /// The payload has ended, and only its status is left to be told: HTCondor had been promised a checkpoint first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<Ended>,
@@ -101,6 +109,9 @@ pub struct Host {
     /// The processor.
     #[serde(default)]
     pub cpu: Processor,
+    /// Bytes of a page of memory; 0 if it was not noted.
+    #[serde(default)]
+    pub page_size: u64,
 }
 
 /// What a checkpoint has to do with processors: names of /proc/cpuinfo, of what programs choose code by.
@@ -112,6 +123,19 @@ pub struct Processor {
     pub offered: BTreeSet<String>,
     /// `cpu_baseline` of the first start.
     pub baseline: String,
+    /// The registers that the first host's processor can save.
+    #[serde(default)]
+    pub xsave: Xsave,
+}
+
+/// The state that a processor saves with XSAVE. Where a program is within its baseline, the area is no obstacle: CRIU restores it where it is
+/// larger or smaller, and leaves out what the host lacks (measured from 832 to 2560 bytes).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xsave {
+    /// Bytes, for what the kernel has switched on.
+    pub size: u32,
+    /// Bits as in XCR0: 5 to 7 are AVX-512, 17 and 18 AMX.
+    pub features: u64,
 }
 
 /// The identity inside the sandbox.
@@ -254,6 +278,7 @@ mod tests {
                 kernel: "6".into(),
                 criu: "4.2.1".into(),
                 cpu: Processor { needs: BTreeSet::from(["avx2".into()]), ..Processor::default() },
+                page_size: 4096,
             },
             identity: Inner { uid: 1, gid: 1, groups: vec![1] },
             clock: ClockReadings::default(),
@@ -265,6 +290,8 @@ mod tests {
             relayed: vec![],
             inputs: vec![],
             files: vec![],
+            limits: Limits::default(),
+            kernel_features: BTreeSet::new(),
             finished: None,
             cost: Cost::default(),
             history: History::default(),

@@ -1,9 +1,12 @@
 //! Images between criu and the archive: the one place that knows both.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Read};
+use std::sync::{Mutex, PoisonError};
 
 use super::archive::{MemberReader, MemberStream, Reader, Writer};
+use crate::criu::features::{self, Feature};
 use crate::criu::images::Rewrite;
 use crate::criu::stream::{ImageReader, ImageSink, ImageSource, ImageWriter, Lent};
 
@@ -14,12 +17,66 @@ fn member(name: &str) -> OsString {
     OsString::from(format!("{IMAGES}/{name}"))
 }
 
-/// Puts the images of a dump into an archive.
-pub struct ArchiveSink<'a>(pub &'a Writer);
+/// Puts the images of a dump into an archive, and notes what they need of a kernel.
+pub struct ArchiveSink<'a> {
+    writer: &'a Writer,
+    features: Mutex<BTreeSet<Feature>>,
+}
+
+impl<'a> ArchiveSink<'a> {
+    /// Into this archive.
+    pub fn new(writer: &'a Writer) -> Self {
+        ArchiveSink { writer, features: Mutex::default() }
+    }
+
+    /// What the images that have passed need of a kernel.
+    pub fn features(self) -> BTreeSet<Feature> {
+        self.features.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl ImageSink for ArchiveSink<'_> {
     fn image<'a>(&'a self, name: &str) -> io::Result<Box<dyn ImageWriter + 'a>> {
-        Ok(Box::new(self.0.stream(member(name))?))
+        let stream = self.writer.stream(member(name))?;
+        if !features::concerns(name) {
+            return Ok(Box::new(stream));
+        }
+        Ok(Box::new(Noted { stream, name: name.to_owned(), copy: Vec::new(), features: &self.features }))
+    }
+}
+
+/// An image that is looked at when it is whole.
+struct Noted<'a> {
+    stream: MemberStream,
+    name: String,
+    copy: Vec<u8>,
+    features: &'a Mutex<BTreeSet<Feature>>,
+}
+
+impl ImageWriter for Noted<'_> {
+    fn fill(&mut self, source: &mut dyn Read) -> io::Result<usize> {
+        self.stream.fill(&mut Copying { source, copy: &mut self.copy })
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        let found = features::of_image(&self.name, &self.copy);
+        let found = found.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        self.features.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+        Ok(self.stream.finish()?)
+    }
+}
+
+/// What is read from `source` is also added to `copy`.
+struct Copying<'a> {
+    source: &'a mut dyn Read,
+    copy: &'a mut Vec<u8>,
+}
+
+impl Read for Copying<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.source.read(buffer)?;
+        self.copy.extend_from_slice(buffer.get(..length).unwrap_or_default());
+        Ok(length)
     }
 }
 

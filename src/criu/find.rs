@@ -151,8 +151,12 @@ impl Criu {
 
 /// The number in `Version: 4.2.1`.
 fn parse_version(text: &str) -> Option<Version> {
-    let number = text.lines().find_map(|line| line.trim().strip_prefix("Version:"))?.trim();
-    let mut parts = number.split('.').map(|part| {
+    number(text.lines().find_map(|line| line.trim().strip_prefix("Version:"))?)
+}
+
+/// `4.2.1`, `4.2`
+pub fn number(text: &str) -> Option<Version> {
+    let mut parts = text.trim().split('.').map(|part| {
         let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
         digits.parse::<u32>().ok()
     });

@@ -1,12 +1,14 @@
 //! Rewrites what must differ on another host in CRIU's images, on their way from the archive to `criu restore`.
 //!
-//! No image is edited for paths: the sandbox makes them equal. Two things it cannot make equal:
+//! No image is edited for paths: the sandbox makes them equal. Three things it cannot make equal:
 //!
 //! * The supplementary groups. Inside a user namespace those of the host that are not mapped all read as 65534, so their number
 //!   depends on the account; criu's restorer calls setgroups with the old list, is refused, and may hang for ever. So the list in
 //!   each `core-*.img` is replaced by what getgroups says inside the new sandbox.
 //! * Mappings made with MAP_DROPPABLE (Linux 6.11), as glibc and the vDSO's getrandom have them. A kernel that does not know the
 //!   flag refuses to map. As private anonymous memory they are kept where they might have been dropped, which nobody notices.
+//! * Hard limits that are lower on this host. CRIU would give the process all limits of the host instead, soft ones too. So each is
+//!   lowered to what the host allows, and no more.
 //!
 //! And two that CRIU 4.2.1 brings back otherwise than they were, without an error (tests/workloads.rs found them):
 //!
@@ -30,6 +32,8 @@ pub struct Rewrite {
     pub groups: Option<Vec<u32>>,
     /// Whether droppable mappings become ordinary ones.
     pub undrop: bool,
+    /// This host's hard limits in the kernel's order, `None` being unlimited, if one is lower than the payload's.
+    pub limits: Option<Vec<Option<u64>>>,
 }
 
 /// What is wrong with an image.
@@ -62,7 +66,7 @@ const COMMON: u32 = 0x5456_4319;
 /// Second number of core images.
 const CORE: u32 = 0x5505_3847;
 /// Second number of memory map images.
-const MM: u32 = 0x5749_2820;
+pub(super) const MM: u32 = 0x5749_2820;
 
 /// Second number of the image of open files.
 const FILES: u32 = 0x5630_3138;
@@ -70,7 +74,15 @@ const FILES: u32 = 0x5630_3138;
 const PSTREE: u32 = 0x5027_3030;
 
 /// Field numbers, from the message outside to the one inside.
-mod number {
+pub(super) mod number {
+    /// core_entry → task_core_entry
+    pub const TASK_CORE: u64 = 3;
+    /// task_core_entry → task_rlimits_entry
+    pub const LIMITS: u64 = 8;
+    /// task_rlimits_entry → rlimit_entry, in the kernel's order
+    pub const LIMIT: u64 = 1;
+    /// rlimit_entry → uint64, soft and hard
+    pub const SOFT_AND_HARD: [u64; 2] = [1, 2];
     /// core_entry → thread_core_entry
     pub const THREAD_CORE: u64 = 5;
     /// thread_core_entry → creds_entry
@@ -81,6 +93,8 @@ mod number {
     pub const VMAS: u64 = 14;
     /// vma_entry → uint32
     pub const FLAGS: u64 = 6;
+    /// vma_entry → uint32, of CRIU's own bits
+    pub const STATUS: u64 = 7;
     /// file_entry → timerfd_entry
     pub const TIMERFD: u64 = 12;
     /// timerfd_entry → seconds and nanoseconds to the next expiry, and of the interval
@@ -94,7 +108,7 @@ mod number {
 }
 
 /// MAP_DROPPABLE | MAP_ANONYMOUS | MAP_NORESERVE, as the vDSO's memory has it.
-const DROPPABLE: u64 = 0x4028;
+pub(super) const DROPPABLE: u64 = 0x4028;
 /// The same as MAP_PRIVATE.
 const PRIVATE: u64 = 0x4022;
 
@@ -105,7 +119,7 @@ impl Rewrite {
         let is = |start: &str| name.starts_with(start) && name.ends_with(".img");
         name == "files.img"
             || name == "pstree.img"
-            || (self.groups.is_some() && is("core-"))
+            || ((self.groups.is_some() || self.limits.is_some()) && is("core-"))
             || (self.undrop && is("mm-"))
     }
 
@@ -121,20 +135,10 @@ impl Rewrite {
             _ => MM,
         };
         let message = |source| ImageError::Message { name: name.into(), source };
-        let short = || ImageError::Short { name: name.into() };
-        let magic = [COMMON.to_le_bytes(), kind.to_le_bytes()].concat();
-        let mut rest = image.strip_prefix(&magic[..]).ok_or_else(|| ImageError::Magic { name: name.into() })?;
-        let mut entries = Vec::new();
-        while !rest.is_empty() {
-            let (length, behind) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-            let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| short())?;
-            let (entry, behind) = behind.split_at_checked(length).ok_or_else(short)?;
-            entries.push(entry);
-            rest = behind;
-        }
+        let entries = entries(name, kind, image)?;
         let tree = if kind == PSTREE { Tree::of(&entries).map_err(message)? } else { Tree::default() };
-        let mut out = magic;
-        out.reserve(image.len());
+        let mut out = Vec::with_capacity(image.len() + 64);
+        out.extend([COMMON.to_le_bytes(), kind.to_le_bytes()].concat());
         for entry in entries {
             let entry = match kind {
                 CORE => self.core(entry),
@@ -143,15 +147,24 @@ impl Rewrite {
                 _ => self.mm(entry),
             };
             let entry = entry.map_err(message)?;
-            out.extend_from_slice(&u32::try_from(entry.len()).map_err(|_| short())?.to_le_bytes());
+            let length = u32::try_from(entry.len()).map_err(|_| ImageError::Short { name: name.into() })?;
+            out.extend_from_slice(&length.to_le_bytes());
             out.extend_from_slice(&entry);
         }
         Ok(out)
     }
 
     fn core(&self, entry: &[u8]) -> Result<Vec<u8>, WireError> {
-        let Some(groups) = &self.groups else { return Ok(entry.to_vec()) };
-        edit(entry, number::THREAD_CORE, &|thread| edit(thread, number::CREDS, &|creds| replace_groups(creds, groups)))
+        let mut entry = entry.to_vec();
+        if let Some(groups) = &self.groups {
+            entry = edit(&entry, number::THREAD_CORE, &|thread| {
+                edit(thread, number::CREDS, &|creds| replace_groups(creds, groups))
+            })?;
+        }
+        if let Some(here) = &self.limits {
+            entry = edit(&entry, number::TASK_CORE, &|task| edit(task, number::LIMITS, &|all| lower(all, here)))?;
+        }
+        Ok(entry)
     }
 
     fn mm(&self, entry: &[u8]) -> Result<Vec<u8>, WireError> {
@@ -170,8 +183,24 @@ impl Rewrite {
     }
 }
 
+/// The messages of an image.
+pub(super) fn entries<'a>(name: &str, kind: u32, image: &'a [u8]) -> Result<Vec<&'a [u8]>, ImageError> {
+    let short = || ImageError::Short { name: name.into() };
+    let magic = [COMMON.to_le_bytes(), kind.to_le_bytes()].concat();
+    let mut rest = image.strip_prefix(&magic[..]).ok_or_else(|| ImageError::Magic { name: name.into() })?;
+    let mut entries = Vec::new();
+    while !rest.is_empty() {
+        let (length, behind) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| short())?;
+        let (entry, behind) = behind.split_at_checked(length).ok_or_else(short)?;
+        entries.push(entry);
+        rest = behind;
+    }
+    Ok(entries)
+}
+
 /// The number in a field of `message`; 0 if it is not there.
-fn number_in(message: &[u8], number: u64) -> Result<u64, WireError> {
+pub(super) fn number_in(message: &[u8], number: u64) -> Result<u64, WireError> {
     let mut found = 0;
     for field in fields(message) {
         match field? {
@@ -264,6 +293,24 @@ fn edit(message: &[u8], number: u64, change: &Change<'_>) -> Result<Vec<u8>, Wir
     Ok(out)
 }
 
+/// A list of limits, none of them above that of `here` with the same place in the list.
+fn lower(list: &[u8], here: &[Option<u64>]) -> Result<Vec<u8>, WireError> {
+    let mut out = Vec::with_capacity(list.len());
+    let mut hard = here.iter();
+    for field in fields(list) {
+        let field = field?;
+        let (number::LIMIT, Value::Bytes(limit)) = (field.number, field.value) else {
+            out.extend_from_slice(field.raw);
+            continue;
+        };
+        let hard = hard.next().copied().flatten().unwrap_or(u64::MAX);
+        let [soft, most] = number::SOFT_AND_HARD;
+        let numbers = [(soft, number_in(limit, soft)?.min(hard)), (most, number_in(limit, most)?.min(hard))];
+        put_bytes(number::LIMIT, &with_numbers(limit, &numbers)?, &mut out);
+    }
+    Ok(out)
+}
+
 /// Credentials with other groups, where the old ones stood; at the end if there were none.
 fn replace_groups(creds: &[u8], groups: &[u32]) -> Result<Vec<u8>, WireError> {
     let mut out = Vec::with_capacity(creds.len() + 6 * groups.len());
@@ -340,6 +387,41 @@ mod tests {
         assert_eq!(rewrite.apply("pstree.img", &image(PSTREE, &after)), Ok(image(PSTREE, &after)));
     }
 
+    #[test]
+    fn limits_are_lowered_to_what_the_host_gives_and_no_further() {
+        let core = |limits: &[(u64, u64)]| {
+            let mut list = Vec::new();
+            limits
+                .iter()
+                .for_each(|(soft, hard)| put_bytes(number::LIMIT, &numbers(&[(1, *soft), (2, *hard)]), &mut list));
+            let mut task = numbers(&[(1, 1)]);
+            put_bytes(number::LIMITS, &list, &mut task);
+            put_bytes(15, b"a handler", &mut task);
+            let mut entry = numbers(&[(1, 1)]);
+            put_bytes(number::TASK_CORE, &task, &mut entry);
+            image(CORE, &[entry])
+        };
+        let rewrite = Rewrite { limits: Some(vec![None, Some(1000), Some(1000)]), ..Rewrite::default() };
+        let before = core(&[(u64::MAX, u64::MAX), (500, 2000), (2000, u64::MAX), (7, 9)]);
+        let after = core(&[(u64::MAX, u64::MAX), (500, 1000), (1000, 1000), (7, 9)]);
+        assert_eq!(rewrite.apply("core-301.img", &before), Ok(after));
+        assert!(rewrite.apply("core-301.img", &before[..before.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn what_older_kernels_lack_is_seen_in_the_mappings() {
+        use crate::criu::features::{Feature, of_image};
+        let mapping = |flags: u64, status: u64| {
+            let mut entry = numbers(&[(1, 0x40_0000)]);
+            put_bytes(number::VMAS, &numbers(&[(1, 4096), (6, flags), (7, status)]), &mut entry);
+            image(MM, &[entry])
+        };
+        assert_eq!(of_image("mm-1.img", &mapping(0x22, 0x201)), Ok(vec![]));
+        assert_eq!(of_image("mm-1.img", &mapping(0, 0x1_0000)), Ok(vec![Feature::GuardPages]));
+        assert_eq!(of_image("mm-1.img", &mapping(DROPPABLE, 0x201)), Ok(vec![Feature::DroppableMemory]));
+        assert!(of_image("mm-1.img", &mapping(0, 0)[1..]).is_err());
+    }
+
     fn core(groups: &[u32]) -> Vec<u8> {
         let mut thread = Vec::new();
         put_number(1, 0xdead_beef, &mut thread);
@@ -368,7 +450,7 @@ mod tests {
     }
 
     fn groups(groups: &[u32]) -> Rewrite {
-        Rewrite { groups: Some(groups.to_vec()), undrop: false }
+        Rewrite { groups: Some(groups.to_vec()), ..Rewrite::default() }
     }
 
     #[test]
@@ -398,7 +480,7 @@ mod tests {
 
     #[test]
     fn droppable_mappings_become_private_ones() {
-        let undrop = Rewrite { groups: None, undrop: true };
+        let undrop = Rewrite { undrop: true, ..Rewrite::default() };
         assert_eq!(undrop.apply("mm-7.img", &mm(&[0x22, 0x4028, 0x28])).unwrap(), mm(&[0x22, 0x4022, 0x28]));
         assert_eq!(groups(&[1]).apply("mm-7.img", &mm(&[0x4028])).unwrap(), mm(&[0x4028]));
     }

@@ -3,6 +3,7 @@
 pub mod bundle;
 pub mod closure;
 pub mod command;
+pub mod features;
 pub mod find;
 pub mod images;
 pub mod log;

@@ -7,6 +7,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::checkpoint::manifest::Xsave;
+
 /// The x86-64 levels of the psABI, by the names in /proc/cpuinfo of what each adds to the one before.
 /// Source: x86-64 psABI, section 3.1.1, "Processor Architecture".
 const LEVELS: [(u8, &[&str]); 3] = [
@@ -67,6 +69,27 @@ impl fmt::Display for Level {
 /// What this host's processor offers, of what programs choose code by; empty if that cannot be read.
 pub fn offered() -> BTreeSet<String> {
     relevant(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+}
+
+/// Bytes of a page of memory.
+pub fn page_size() -> u64 {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .and_then(|size| size.try_into().ok())
+        .unwrap_or(0)
+}
+
+/// What this host's processor can save with XSAVE; nothing if it has no XSAVE.
+pub fn xsave() -> Xsave {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    /// Intel SDM, volume 1, section 13.2: leaf 0xD, sub-leaf 0: EDX and EAX are the features, EBX is the size.
+    const LEAF: u32 = 0xd;
+    if __cpuid(0).eax < LEAF {
+        return Xsave::default();
+    }
+    let found = __cpuid_count(LEAF, 0);
+    Xsave { size: found.ebx, features: u64::from(found.edx) << 32 | u64::from(found.eax) }
 }
 
 /// The relevant flags in the text of /proc/cpuinfo: those that every processor has.

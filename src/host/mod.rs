@@ -4,6 +4,7 @@ pub mod baseline;
 pub mod cpu;
 pub mod doctor;
 pub mod files;
+pub mod limits;
 pub mod mpi;
 pub mod namespaces;
 pub mod scan;

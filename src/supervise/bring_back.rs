@@ -8,14 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use super::gate;
 use super::save::{COMPAT, REAPER, SHM, WORK};
 use super::streams;
 use crate::checkpoint::archive::{ArchiveError, ExtractOptions, Reader, extract};
 use crate::checkpoint::streaming::ArchiveSource;
 use crate::checkpoint::{Inputs, Manifest, NotCarried, inventory, manifest};
+use crate::criu::features::Feature;
 use crate::criu::images::Rewrite;
 use crate::criu::stream::{Cancel, Serve, StreamError};
 use crate::exit::{Exit, Failure};
+use crate::host::limits;
 
 /// A checkpoint that has been opened and understood.
 pub struct Opened {
@@ -89,18 +92,12 @@ fn here(why: impl std::fmt::Display) -> Failure {
 
 /// What has to differ in the images on this host, which has these groups and this kernel.
 pub fn rewrite(manifest: &Manifest, groups: &[u32], kernel: &str) -> Rewrite {
-    /// The first kernel with MAP_DROPPABLE (criu-facts, section 10); older ones refuse such a mapping at a restore.
-    const DROPPABLE: (u32, u32) = (6, 11);
+    let here = limits::here();
     Rewrite {
         groups: (manifest.identity.groups != groups).then(|| groups.to_vec()),
-        undrop: release(kernel).is_some_and(|here| here < DROPPABLE),
+        undrop: gate::lacks(kernel, Feature::DroppableMemory),
+        limits: (!limits::lowered(&manifest.limits, &here).is_empty()).then(|| limits::in_order(&here)),
     }
-}
-
-/// `6.12.107+deb13-amd64` → (6, 12)
-fn release(text: &str) -> Option<(u32, u32)> {
-    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// A restore that is being served: criu asks, the archive answers.
@@ -184,16 +181,4 @@ pub fn unpack(
         tracing::warn!("{} is {bytes} bytes shorter than when the checkpoint was made", path.display());
     }
     Ok(Unpacked { inputs })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kernels_are_compared_by_number() {
-        assert_eq!(release("6.12.107+deb13-amd64"), Some((6, 12)));
-        assert!(release("6.1.0-9-amd64") < Some((6, 11)));
-        assert_eq!(release("unknown"), None);
-    }
 }

@@ -1,5 +1,6 @@
 //! The supervisor's part in a checkpoint: when, the dump, what follows a success and what follows a failure.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use crate::checkpoint::archive::{Compression, WriteOptions};
 use crate::checkpoint::manifest::{self, Cost, History, Host, Inner, Manifest, Processor};
 use crate::criu::{command, log};
 use crate::exit::{Ended, Exit};
-use crate::host::{baseline, scan};
+use crate::host::{baseline, cpu, limits, scan};
 use crate::htcondor::advice::vacate_window;
 use crate::htcondor::chirp::Attribute;
 use crate::sandbox::compat;
@@ -256,6 +257,7 @@ impl Supervisor {
                 kernel: launch.kernel.clone(),
                 criu: launch.criu.version.to_string(),
                 cpu: self.processor(),
+                page_size: cpu::page_size(),
             },
             identity: Inner {
                 uid: launch.identity.inner_uid,
@@ -276,6 +278,8 @@ impl Supervisor {
                 &launch.plan.job_dir,
                 &launch.settings.carry_files,
             ),
+            limits: limits::of_tree(&self.sandbox.proc()),
+            kernel_features: BTreeSet::new(),
             finished: None,
             cost: Cost { resident_bytes: self.resident, effort: Some(self.effort), ..Cost::default() },
             history: History { run_seconds: self.history.run_seconds + self.ran(), ..self.history },

@@ -15,7 +15,7 @@ use super::afresh;
 use super::bring_back::Opened;
 use super::choose::{self, Chosen};
 use super::streams::{self, Stream};
-use super::{alone, carry, environment, placeholders};
+use super::{alone, carry, environment, gate, placeholders};
 use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::manifest::Processor;
 use crate::checkpoint::{self, NotCarried, Place, commit};
@@ -202,13 +202,11 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     let identity = Identity { inner_uid, inner_gid, outer_uid, outer_gid };
     let groups = groups_inside(&identity)?;
     let here = cpu::offered();
-    if let Some(why) = opened.as_ref().and_then(|opened| cpu::refusal(&opened.manifest.host.cpu.needs, &here)) {
-        return Err(Failure::start("cannot restore on this host", why)
-            .with_remedy(
-                "the checkpoint is intact; restrict Requirements to machines with the same Microarch, or start jobs with a \
-                 lower cpu_baseline",
-            )
-            .with_exit(Exit::CannotRestoreHere));
+    let uname = nix::sys::utsname::uname().map_err(|error| Failure::start("cannot read the kernel's name", error))?;
+    let kernel = uname.release().to_string_lossy().into_owned();
+    let host = uname.nodename().to_string_lossy().into_owned();
+    if let Some(opened) = &opened {
+        gate::pass(&opened.manifest, &gate::Here { flags: &here, kernel: &kernel, criu: criu.version })?;
     }
     // What it was started with, it may use on every later host.
     let cpu = opened.as_ref().map_or_else(
@@ -216,6 +214,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
             needs: settings.cpu_baseline.needs(&here),
             offered: here.clone(),
             baseline: settings.cpu_baseline.to_string(),
+            xsave: cpu::xsave(),
         },
         |opened| opened.manifest.host.cpu.clone(),
     );
@@ -260,9 +259,6 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         payload,
     };
     let program = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
-    let uname = nix::sys::utsname::uname().map_err(|error| Failure::start("cannot read the kernel's name", error))?;
-    let kernel = uname.release().to_string_lossy().into_owned();
-    let host = uname.nodename().to_string_lossy().into_owned();
     Ok(Prepared::Launch(Box::new(Launch {
         job,
         settings,

@@ -14,6 +14,7 @@ mod early;
 mod ending;
 mod environment;
 mod events;
+mod gate;
 pub mod launch;
 mod placeholders;
 pub mod policy;

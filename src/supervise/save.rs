@@ -117,13 +117,16 @@ impl Saving {
         let (go, stopped) = crossbeam_channel::bounded::<Stopped>(1);
         let began = target.began;
         let thread = std::thread::Builder::new().name("save".into()).spawn(move || {
-            match capture.run(&ArchiveSink(&writer)) {
+            let sink = ArchiveSink::new(&writer);
+            match capture.run(&sink) {
                 Ok(_) => {}
                 Err(StreamError::Cancelled) => return None,
                 Err(error) => return Some(error.to_string()),
             }
+            let features = sink.features();
             // Without a word criu has failed, and the draft goes away.
-            let Ok(stopped) = stopped.recv() else { return None };
+            let Ok(mut stopped) = stopped.recv() else { return None };
+            stopped.manifest.kernel_features = features;
             done(Packer { stopped, draft, writer, began }.pack());
             None
         });
