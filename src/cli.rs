@@ -158,6 +158,9 @@ pub struct SettingsFlags {
     /// The criu executable, or a folder with criu and its libraries
     #[arg(long, value_name = "PATH")]
     pub criu: Option<String>,
+    /// Where criu's rights come from: auto, rootless or capabilities
+    #[arg(long, value_name = "WHICH")]
+    pub mode: Option<String>,
     /// How often to checkpoint while running: a duration (15min, 1h), auto or never
     #[arg(long, value_name = "DUR")]
     pub interval: Option<String>,
@@ -198,6 +201,7 @@ impl SettingsFlags {
     pub fn layer(self) -> crate::settings::Layer {
         let given = [
             ("criu", self.criu),
+            ("mode", self.mode),
             ("interval", self.interval),
             ("first_checkpoint", self.first_checkpoint),
             ("compression", self.compression),

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use crate::checkpoint::archive::Compression;
 use crate::exit::Failure;
 use crate::host::baseline::{self, Baseline};
+use crate::host::privilege::Mode;
 use crate::htcondor::job::parse_signal;
 use crate::htcondor::{ClassAd, Job};
 use crate::sandbox::Network;
@@ -21,6 +22,7 @@ use crate::sandbox::compat::Compat;
 /// capitals, in a job ad `Criu` and the key in camel case (`+CriuInterval = "1h"`).
 pub const KEYS: &[(&str, &str)] = &[
     ("criu", "the criu executable, or a folder with criu and its libraries"),
+    ("mode", "\"auto\", \"rootless\" or \"capabilities\""),
     ("interval", "how often to checkpoint while running: a duration, \"auto\" or \"never\""),
     ("mean_time_between_evictions", "for interval = \"auto\": a duration"),
     ("checkpoint_share", "for interval = \"auto\": the part of the time that checkpoints may cost, 0 to 1"),
@@ -99,6 +101,8 @@ pub enum OnUnrestorable {
 pub struct Settings {
     /// See [`KEYS`].
     pub criu: Option<PathBuf>,
+    /// See [`KEYS`].
+    pub mode: Mode,
     /// See [`KEYS`].
     pub interval: Interval,
     /// See [`KEYS`].
@@ -218,6 +222,7 @@ fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
     checkpoint_signals.extend(job.checkpoint_signal());
     Ok(Settings {
         criu: read.get("criu", |text| Ok(PathBuf::from(text)))?,
+        mode: read.get("mode", str::parse)?.unwrap_or_default(),
         interval: read.get("interval", interval)?.unwrap_or(Interval::Auto),
         mean_time_between_evictions: read
             .get("mean_time_between_evictions", duration)?

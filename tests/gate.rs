@@ -162,3 +162,23 @@ fn what_the_manifest_needs_is_compared() {
         refused(&host, status, &before, words);
     }
 }
+
+#[test]
+fn capabilities_instead_of_a_user_namespace_are_refused_with_the_reason() {
+    let bench = Bench::new();
+    let first = saved(&bench, "--nofile=1024:4000", &[]);
+    let before = fs::read(first.checkpoint()).unwrap();
+    let said = "cannot run with mode = \"capabilities\": without a user namespace a job has the host's process ids";
+    let words = ["--mode", "capabilities", "--", "python3", "gate.py"];
+    // With a checkpoint it is for another host; without one the job cannot be run.
+    assert_code(&first, first.run(&words), 75);
+    assert!(first.stderr().contains(said) && fs::read(first.checkpoint()).unwrap() == before, "{}", first.stderr());
+    let other = bench.host("other", SECOND_USER);
+    assert_code(&other, other.run(&words), 125);
+    assert!(
+        other.stderr().contains(said) && other.stderr().contains("what to do: use mode = \"auto\""),
+        "{}",
+        other.stderr()
+    );
+    assert_code(&first, first.run(&["--mode", "rootless", "--", "python3", "gate.py"]), 42);
+}

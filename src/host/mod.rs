@@ -7,6 +7,7 @@ pub mod files;
 pub mod limits;
 pub mod mpi;
 pub mod namespaces;
+pub mod privilege;
 pub mod scan;
 
 /// Processors that this process may use: affinity and cgroup quota, not what the host has.

@@ -22,7 +22,7 @@ use crate::checkpoint::{self, NotCarried, Place, commit};
 use crate::criu::{self, Criu, find};
 use crate::exit::{Exit, Failure};
 use crate::host::baseline::Baseline;
-use crate::host::{self, cpu, mpi};
+use crate::host::{self, cpu, mpi, privilege};
 use crate::htcondor::Job;
 use crate::journal;
 use crate::sandbox::compat::{self, Compat};
@@ -196,6 +196,10 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     let not_carried =
         NotCarried::new(ours.into_iter().chain(stream_files.skip(usize::from(matches!(streams[0], Stream::File(_))))));
 
+    if let Some(cause) = privilege::refusal(settings.mode) {
+        let failure = Failure::start("cannot run with mode = \"capabilities\"", cause.why).with_remedy(cause.remedy);
+        return Err(if opened.is_some() { failure.with_exit(Exit::CannotRestoreHere) } else { failure });
+    }
     let (outer_uid, outer_gid) = (geteuid(), getegid());
     let inner = opened.as_ref().map(|opened| (opened.manifest.identity.uid, opened.manifest.identity.gid));
     let (inner_uid, inner_gid) = inner.unwrap_or((outer_uid.as_raw(), outer_gid.as_raw()));

@@ -7,6 +7,7 @@ use super::probe::{self, Place};
 use super::{Tried, flags};
 use crate::criu::find;
 use crate::exit::{Exit, Failure};
+use crate::host::privilege::Mode;
 use crate::htcondor::classad;
 use crate::settings::Settings;
 
@@ -34,7 +35,7 @@ pub fn advertise(settings: &Settings) -> Result<Exit, Failure> {
     match possible {
         Ok(tried) => {
             lines.push("HasCriu = true".to_owned());
-            lines.push(format!("CriuMode = {}", quoted("rootless")));
+            lines.push(format!("CriuMode = {}", quoted(&Mode::Rootless.to_string())));
             lines.push(format!("CriuFeatures = {}", quoted(&tried.features(&facts).join(","))));
         }
         Err(why) => {

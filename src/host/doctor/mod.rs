@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::criu::find::{self, Criu};
 use crate::exit::{Exit, Failure};
+use crate::host::privilege;
 use crate::settings::Settings;
 use facts::Facts;
 pub use probe::Place;
@@ -95,6 +96,7 @@ pub fn doctor(settings: &Settings, json: bool, trial: Option<&Trial>) -> Result<
     let tried = criu.as_ref().ok().map(|criu| try_both(place.path(), criu, settings, deadline));
     let mut checks = vec![about_criu(&criu)];
     checks.extend(about_probe(tried.as_ref(), &facts));
+    checks.extend(criu.as_ref().ok().and_then(about_file_capabilities));
     checks.extend(facts.checks());
     let host = tried.as_ref().is_some_and(|tried| tried.host.is_ok());
     let program = match trial {
@@ -184,6 +186,7 @@ fn flags(criu: &Criu, settings: &Settings, network: &str) -> Vec<String> {
     let criu = criu.directory.join(&criu.name).to_string_lossy().into_owned();
     let mut flags: Vec<String> = ["--criu", &criu, "--network", network].map(str::to_owned).into();
     flags.extend(["--cpu-baseline".to_owned(), settings.cpu_baseline.to_string()]);
+    flags.extend(["--mode".to_owned(), settings.mode.to_string()]);
     flags
 }
 
@@ -201,6 +204,15 @@ fn about_criu(criu: &Result<Criu, find::FindError>) -> Check {
         }
         Err(error) => Check::new("criu", Status::No, error.to_string()).remedy(error.remedy()),
     }
+}
+
+/// An administrator who has given criu file capabilities means something by it.
+fn about_file_capabilities(criu: &Criu) -> Option<Check> {
+    let path = criu.directory.join(&criu.name);
+    privilege::has_file_capabilities(&path).then(|| {
+        Check::new("file capabilities", Status::Limited, format!("{} has some; they are not used", path.display()))
+            .remedy("take them away (setcap -r): whoever may execute it has them, and jobs need none")
+    })
 }
 
 fn about_probe(tried: Option<&Tried>, facts: &Facts) -> Vec<Check> {
