@@ -29,8 +29,8 @@ fn saved<'b>(bench: &'b Bench, limit: &str, words: &[&str]) -> Host<'b> {
 }
 
 /// The next host, where nothing but the checkpoint, the log and the streams are.
-fn next<'b>(bench: &'b Bench, from: &Host<'_>) -> Host<'b> {
-    let host = bench.host("second", SECOND_USER);
+fn next<'b>(bench: &'b Bench, from: &Host<'_>, name: &str) -> Host<'b> {
+    let host = bench.host(name, SECOND_USER);
     from.carry_to(&host, &[]);
     host.write("gate.py", GATE);
     host
@@ -74,7 +74,7 @@ fn a_lower_hard_limit_is_lowered_and_said() {
     // The highest of any process; the root of the tree is ours and has what the host gives.
     assert!(needs["limits"]["hard"]["open files"].as_u64().unwrap() >= 4000, "{needs:#}");
     assert!(needs["limits"]["used"]["open files"].as_u64().unwrap() >= 3, "{needs:#}");
-    let second = next(&bench, &first);
+    let second = next(&bench, &first, "second");
     assert_code(&second, under(&second, &["prlimit", "--nofile=2000:2000"]), 42);
     // The soft limit is its own still.
     assert!(second.stdout().ends_with("step 20 limits (1024, 2000)\n"), "{}", second.stdout());
@@ -89,7 +89,7 @@ fn a_lower_hard_limit_is_lowered_and_said() {
 fn a_limit_below_what_is_in_use_is_refused() {
     let bench = Bench::new();
     let first = saved(&bench, "--nofile=3000:4000", &["descriptors"]);
-    let second = next(&bench, &first);
+    let second = next(&bench, &first, "second");
     let before = fs::read(second.checkpoint()).unwrap();
     let status = under(&second, &["prlimit", "--nofile=1200:1200"]);
     refused(&second, status, &before, &["1501 of \"open files\" in use, and the hard limit for that is 1200 here"]);
@@ -97,22 +97,50 @@ fn a_limit_below_what_is_in_use_is_refused() {
     assert_code(&second, under(&second, &["prlimit", "--nofile=3000:3000"]), 42);
 }
 
+/// Whether this kernel has what the test is about; if not, that is said.
+fn has_guard_pages(host: &Host<'_>) -> bool {
+    let has = !host.stdout().contains("no guard pages");
+    if !has {
+        let _ =
+            writeln!(std::io::stderr(), "LEFT OUT: this kernel has no such guard pages (Linux 6.13, in files 6.15)");
+    }
+    has
+}
+
+/// A kernel that calls itself 2.6 to those who ask for it.
+const OLD: [&str; 2] = ["setarch", "--uname-2.6"];
+
 #[test]
-fn guard_pages_are_refused_by_an_older_kernel() {
+fn guard_pages_are_made_otherwise_for_an_older_kernel() {
     let bench = Bench::new();
     let first = saved(&bench, "--nofile=1024:4000", &["guard"]);
-    if first.stdout().contains("no guard pages") {
-        let _ = writeln!(std::io::stderr(), "LEFT OUT: this kernel has no guard pages (Linux 6.13)");
+    if !has_guard_pages(&first) {
         return;
     }
     let needs = manifest(&first);
-    assert!(needs["kernel_features"].as_array().unwrap().contains(&json!("guard-pages")), "{needs:#}");
-    let second = next(&bench, &first);
+    assert!(needs["kernel_features"].as_array().unwrap().contains(&json!("stack-guards")), "{needs:#}");
+    for (name, prefix) in [("old", &OLD[..]), ("same", &["env"])] {
+        let second = next(&bench, &first, name);
+        assert_code(&second, under(&second, prefix), 42);
+        assert!(second.stdout().ends_with("guarded True\nwhole True\n"), "{name}: {}", second.stdout());
+    }
+}
+
+#[test]
+fn guard_pages_that_cannot_be_made_otherwise_are_refused_by_an_older_kernel() {
+    let bench = Bench::new();
+    let first = saved(&bench, "--nofile=1024:4000", &["guard-file"]);
+    if !has_guard_pages(&first) {
+        return;
+    }
+    let second = next(&bench, &first, "second");
     let before = fs::read(second.checkpoint()).unwrap();
-    // The kernel calls itself 2.6 to a process that asks for it.
-    let status = under(&second, &["setarch", "--uname-2.6"]);
-    refused(&second, status, &before, &["it has guard pages, which came with Linux 6.13; this host has Linux 2.6."]);
+    let status = under(&second, &OLD);
+    let words =
+        "it has guard pages in a file or in shared memory, which came with Linux 6.15; this host has Linux 2.6.";
+    refused(&second, status, &before, &[words]);
     assert_code(&second, under(&second, &["env"]), 42);
+    assert!(second.stdout().ends_with("guarded True\nwhole True\n"), "{}", second.stdout());
 }
 
 #[test]

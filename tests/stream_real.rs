@@ -211,7 +211,7 @@ fn a_process_goes_on_from_the_archive() {
         let archive = scene.dump(compression);
         let groups = scene.read("groups");
         let groups = groups.trim_start_matches("Groups:").split_whitespace().map(|gid| gid.parse().unwrap()).collect();
-        scene.restore(&archive, Rewrite { groups: Some(groups), undrop: true, limits: None }).unwrap();
+        scene.restore(&archive, Rewrite { groups: Some(groups), undrop: true, ..Rewrite::default() }).unwrap();
         scene.check();
     }
 }

@@ -44,8 +44,12 @@ fn job(host: &Host<'_>, bench: &Bench, baseline: &str) -> String {
 
 /// A life on this machine's kernel and processor, in the root that the machines have too; vacated after this line.
 fn here(bench: &Bench, host: &Host<'_>, baseline: &str, until: Option<&str>) -> i32 {
+    here_in("numeric", bench, host, baseline, until)
+}
+
+fn here_in(root: &str, bench: &Bench, host: &Host<'_>, baseline: &str, until: Option<&str>) -> i32 {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/in-root"));
-    command.arg(setup("root", "numeric")).arg(bench.path()).arg(FIRST_USER.to_string());
+    command.arg(setup("root", root)).arg(bench.path()).arg(FIRST_USER.to_string());
     command.args(["sh", "-c", &job(host, bench, baseline)]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     let mut child = command.spawn().unwrap();
     if let Some(line) = until {
@@ -62,6 +66,17 @@ fn here(bench: &Bench, host: &Host<'_>, baseline: &str, until: Option<&str>) -> 
 
 /// A life in a machine with this kernel and this processor, in a copy of the scratch directory on its own disk; what is left comes back.
 fn there(bench: &Bench, host: &Host<'_>, baseline: &str, machine: (&str, &str), vacate_after: Option<&str>) -> i32 {
+    there_in("numeric", bench, host, baseline, machine, vacate_after)
+}
+
+fn there_in(
+    root: &str,
+    bench: &Bench,
+    host: &Host<'_>,
+    baseline: &str,
+    machine: (&str, &str),
+    vacate_after: Option<&str>,
+) -> i32 {
     let name = host.scratch.strip_prefix(bench.path()).unwrap().display().to_string();
     let job = job(host, bench, baseline).replace(&format!("cd {name}"), "cd /tmp/scratch");
     let wait = vacate_after.map_or(String::new(), |line| {
@@ -74,8 +89,7 @@ fn there(bench: &Bench, host: &Host<'_>, baseline: &str, machine: (&str, &str), 
     );
     fs::write(bench.path().join("script"), script).unwrap();
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/in-vm"));
-    let output =
-        command.arg(machine.0).arg(setup("root", "numeric")).arg(bench.path()).arg(machine.1).output().unwrap();
+    let output = command.arg(machine.0).arg(setup("root", root)).arg(bench.path()).arg(machine.1).output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{words}");
     fs::read_to_string(bench.path().join("status")).unwrap().trim().parse().unwrap()
@@ -152,4 +166,48 @@ fn what_does_not_fit_is_refused_in_words_and_stays_whole() {
         );
         assert!(fs::read(host.checkpoint()).unwrap() == before);
     }
+}
+
+#[test]
+fn guard_pages_become_ordinary_memory_on_linux_6_12() {
+    if !common::long::wanted() {
+        return;
+    }
+    let bench = bench();
+    let host = scratch(&bench, "job");
+    host.write("gate.py", include_bytes!("payloads/gate.py"));
+    host.write("matrix.py", "import sys\nsys.argv.append('guard')\nexec(open('gate.py').read())\n");
+    assert_eq!(here(&bench, &host, "x86-64-v3", Some("step 3 ")), 85, "{}", host.log());
+    if host.stdout().contains("no guard pages") {
+        // This machine has none either: nothing is there to be replaced.
+        return;
+    }
+    assert_eq!(there(&bench, &host, "x86-64-v3", ("trixie", "EPYC"), Some("step 8 ")), 85, "{}", host.log());
+    assert_eq!(here(&bench, &host, "x86-64-v3", None), 42, "{}", host.log());
+    assert!(host.stdout().ends_with("guarded True\nwhole True\n"), "{}", host.stdout());
+}
+
+#[test]
+fn threads_of_a_newer_glibc_go_on_on_linux_6_12() {
+    if !common::long::wanted() {
+        return;
+    }
+    let bench = bench();
+    let host = scratch(&bench, "job");
+    host.write("matrix.py", include_bytes!("payloads/threads.py"));
+    // Debian forky has glibc 2.42, which guards each stack by MADV_GUARD_INSTALL.
+    assert_eq!(here_in("25", &bench, &host, "x86-64-v3", Some("step 3 ")), 85, "{}", host.log());
+    let inspected = Command::new(bench.binary()).arg("inspect").arg(host.checkpoint()).output().unwrap();
+    let needs = String::from_utf8(inspected.stdout).unwrap();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+    // CRIU sees them from Linux 6.15 on.
+    if (numbers.next(), numbers.next()) >= (Some(6), Some(15)) {
+        assert!(needs.contains("guard pages below stacks, made ordinary on older kernels"), "{needs}");
+    }
+    let machine = ("trixie", "EPYC");
+    assert_eq!(there_in("25", &bench, &host, "x86-64-v3", machine, Some("step 8 ")), 85, "{}", host.log());
+    assert_eq!(here_in("25", &bench, &host, "x86-64-v3", None), 42, "{}", host.log());
+    let expected: String = (1..=20).map(|number| format!("step {number} [200]\n")).collect();
+    assert_eq!(host.stdout(), expected, "{}", host.log());
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use super::Manifest;
 use super::archive::{ArchiveError, ExtractOptions, Reader, extract};
-use crate::criu::features::Feature;
 use crate::exit::{Exit, Failure};
 use crate::host::cpu;
 
@@ -50,10 +49,10 @@ pub fn inspect(path: &Path, json: bool) -> Result<Exit, Failure> {
     println!("processor   {}: {}", cpu::level(&host.cpu.needs), needs.join(" "));
     println!("baseline    {}", host.cpu.baseline);
     for feature in &manifest.kernel_features {
-        let how = match (feature, feature.since()) {
-            (Feature::DroppableMemory, _) => "made ordinary on older kernels".to_owned(),
-            (_, Some((major, minor))) => format!("the host must have Linux {major}.{minor}"),
-            (_, None) => "a newer condor-criu knows which".to_owned(),
+        let how = match feature.since() {
+            _ if feature.is_replaced() => "made ordinary on older kernels".to_owned(),
+            Some((major, minor)) => format!("the host must have Linux {major}.{minor}"),
+            None => "a newer condor-criu knows which".to_owned(),
         };
         println!("kernel      {}, {how}", feature.words());
     }

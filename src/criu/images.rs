@@ -1,12 +1,13 @@
 //! Rewrites what must differ on another host in CRIU's images, on their way from the archive to `criu restore`.
 //!
-//! No image is edited for paths: the sandbox makes them equal. Three things it cannot make equal:
+//! No image is edited for paths: the sandbox makes them equal. Four things it cannot make equal:
 //!
 //! * The supplementary groups. Inside a user namespace those of the host that are not mapped all read as 65534, so their number
 //!   depends on the account; criu's restorer calls setgroups with the old list, is refused, and may hang for ever. So the list in
 //!   each `core-*.img` is replaced by what getgroups says inside the new sandbox.
 //! * Mappings made with MAP_DROPPABLE (Linux 6.11), as glibc and the vDSO's getrandom have them. A kernel that does not know the
 //!   flag refuses to map. As private anonymous memory they are kept where they might have been dropped, which nobody notices.
+//! * Guard pages: see [`super::guards`].
 //! * Hard limits that are lower on this host. CRIU would give the process all limits of the host instead, soft ones too. So each is
 //!   lowered to what the host allows, and no more.
 //!
@@ -23,6 +24,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::guards;
 use super::wire::{Field, Value, WireError, fields, put_bytes, put_number};
 
 /// What to rewrite.
@@ -32,6 +34,8 @@ pub struct Rewrite {
     pub groups: Option<Vec<u32>>,
     /// Whether droppable mappings become ordinary ones.
     pub undrop: bool,
+    /// Whether guard pages become memory that may not be touched.
+    pub unguard: bool,
     /// This host's hard limits in the kernel's order, `None` being unlimited, if one is lower than the payload's.
     pub limits: Option<Vec<Option<u64>>>,
 }
@@ -91,6 +95,12 @@ pub(super) mod number {
     pub const GROUPS: u64 = 14;
     /// mm_entry → repeated vma_entry
     pub const VMAS: u64 = 14;
+    /// vma_entry → uint64
+    pub const START: u64 = 1;
+    /// See [`START`].
+    pub const END: u64 = 2;
+    /// vma_entry → uint32, of PROT_*
+    pub const PROTECTION: u64 = 5;
     /// vma_entry → uint32
     pub const FLAGS: u64 = 6;
     /// vma_entry → uint32, of CRIU's own bits
@@ -120,7 +130,7 @@ impl Rewrite {
         name == "files.img"
             || name == "pstree.img"
             || ((self.groups.is_some() || self.limits.is_some()) && is("core-"))
-            || (self.undrop && is("mm-"))
+            || ((self.undrop || self.unguard) && is("mm-"))
     }
 
     /// The image as it has to be.
@@ -168,7 +178,11 @@ impl Rewrite {
     }
 
     fn mm(&self, entry: &[u8]) -> Result<Vec<u8>, WireError> {
-        edit(entry, number::VMAS, &|vma| {
+        let entry = if self.unguard { guards::replace(entry)? } else { entry.to_vec() };
+        if !self.undrop {
+            return Ok(entry);
+        }
+        edit(&entry, number::VMAS, &|vma| {
             let mut out = Vec::with_capacity(vma.len());
             for field in fields(vma) {
                 match field? {
@@ -212,7 +226,7 @@ pub(super) fn number_in(message: &[u8], number: u64) -> Result<u64, WireError> {
 }
 
 /// `message` with these numbers in these fields, which it has.
-fn with_numbers(message: &[u8], numbers: &[(u64, u64)]) -> Result<Vec<u8>, WireError> {
+pub(super) fn with_numbers(message: &[u8], numbers: &[(u64, u64)]) -> Result<Vec<u8>, WireError> {
     let mut out = Vec::with_capacity(message.len() + 10 * numbers.len());
     for field in fields(message) {
         let field = field?;
@@ -417,7 +431,7 @@ mod tests {
             image(MM, &[entry])
         };
         assert_eq!(of_image("mm-1.img", &mapping(0x22, 0x201)), Ok(vec![]));
-        assert_eq!(of_image("mm-1.img", &mapping(0, 0x1_0000)), Ok(vec![Feature::GuardPages]));
+        assert_eq!(of_image("mm-1.img", &mapping(0, 0x1_0000)), Ok(vec![Feature::StackGuards]));
         assert_eq!(of_image("mm-1.img", &mapping(DROPPABLE, 0x201)), Ok(vec![Feature::DroppableMemory]));
         assert!(of_image("mm-1.img", &mapping(0, 0)[1..]).is_err());
     }

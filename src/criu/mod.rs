@@ -5,6 +5,7 @@ pub mod closure;
 pub mod command;
 pub mod features;
 pub mod find;
+mod guards;
 pub mod images;
 pub mod log;
 pub mod stream;

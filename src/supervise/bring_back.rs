@@ -96,6 +96,7 @@ pub fn rewrite(manifest: &Manifest, groups: &[u32], kernel: &str) -> Rewrite {
     Rewrite {
         groups: (manifest.identity.groups != groups).then(|| groups.to_vec()),
         undrop: gate::lacks(kernel, Feature::DroppableMemory),
+        unguard: gate::lacks(kernel, Feature::StackGuards),
         limits: (!limits::lowered(&manifest.limits, &here).is_empty()).then(|| limits::in_order(&here)),
     }
 }

@@ -67,11 +67,8 @@ fn registers(manifest: &Manifest, here: u64) -> Option<String> {
 
 /// Why this kernel cannot restore what the images have, if so.
 fn kernel(manifest: &Manifest, release: &str) -> Option<String> {
-    // Droppable memory is rewritten.
-    let lacking = manifest
-        .kernel_features
-        .iter()
-        .find(|feature| **feature != Feature::DroppableMemory && lacks(release, **feature))?;
+    let lacking =
+        manifest.kernel_features.iter().find(|feature| !feature.is_replaced() && lacks(release, **feature))?;
     let since =
         lacking.since().map(|(major, minor)| format!(", which came with Linux {major}.{minor}")).unwrap_or_default();
     Some(format!("it has {}{since}; this host has Linux {release}", lacking.words()))
@@ -106,7 +103,7 @@ mod tests {
     fn kernels_are_compared_by_number() {
         assert_eq!(number("6.12.107+deb13-amd64"), Some((6, 12)));
         assert!(lacks("6.1.0-9-amd64", Feature::DroppableMemory) && !lacks("6.11.2", Feature::DroppableMemory));
-        assert!(lacks("6.12.107+deb13-amd64", Feature::GuardPages) && !lacks("6.13.0", Feature::GuardPages));
+        assert!(lacks("6.12.107+deb13-amd64", Feature::StackGuards) && !lacks("6.13.0", Feature::StackGuards));
         assert!(!lacks("unknown", Feature::GuardPages) && lacks("7.0.0", Feature::Unknown));
     }
 
