@@ -1,4 +1,4 @@
-//! A payload that was started on Debian 13 goes on on Debian 12, which has other versions of everything that it has mapped, or nothing of
+//! A payload that was started on Debian 13 goes on on Debian 12 or 11, which has other versions of everything that it has mapped, or nothing of
 //! that name, and from there on Debian 13 again.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
@@ -47,10 +47,10 @@ fn vacate(mut job: Child, host: &Host<'_>, line: &str) -> ExitStatus {
     job.wait().unwrap()
 }
 
-/// From Debian 13 to 12 and back; stdout and the files named must be those of a run on Debian 13 alone.
-fn there_and_back(payload: &str, content: &[u8], words: &str, files: &[&str]) {
+/// From Debian 13 to an older one (`old`: 12, `older`: 11) and back; stdout and the files named must be those of a run on Debian 13 alone.
+fn there_and_back(other: &str, payload: &str, content: &[u8], words: &str, files: &[&str]) {
     let bench = Bench::new();
-    let (new, old) = (root("numeric"), root("old"));
+    let (new, old) = (root("numeric"), root(other));
     let copied = Command::new("cp").arg("-r").arg(real_criu()).arg(bench.path().join("criu-folder")).status().unwrap();
     assert!(copied.success());
 
@@ -80,25 +80,40 @@ fn there_and_back(payload: &str, content: &[u8], words: &str, files: &[&str]) {
     }
 }
 
-#[test]
-fn a_c_program_moves_to_another_distribution() {
+fn c_program_moves_to(other: &str) {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("walk");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/payloads/walk.c");
     assert!(Command::new("gcc").args(["-O2", "-o"]).arg(&program).arg(source).arg("-lm").status().unwrap().success());
-    there_and_back("walk", &fs::read(program).unwrap(), "-- ./walk", &[]);
+    there_and_back(other, "walk", &fs::read(program).unwrap(), "-- ./walk", &[]);
+}
+
+#[test]
+fn a_c_program_moves_to_another_distribution() {
+    c_program_moves_to("old");
+}
+
+#[test]
+fn a_c_program_moves_to_a_much_older_distribution() {
+    c_program_moves_to("older");
 }
 
 #[test]
 fn numpy_moves_to_a_host_that_has_none() {
     let script = include_bytes!("payloads/matrix.py");
-    there_and_back("matrix.py", script, "-- python3 matrix.py", &["state.npy"]);
+    there_and_back("old", "matrix.py", script, "-- python3 matrix.py", &["state.npy"]);
+}
+
+#[test]
+fn numpy_moves_to_a_much_older_host() {
+    let script = include_bytes!("payloads/matrix.py");
+    there_and_back("older", "matrix.py", script, "-- python3 matrix.py", &["state.npy"]);
 }
 
 #[test]
 fn a_pipeline_moves_and_runs_the_next_host_s_programs() {
     let script = include_bytes!("payloads/pipeline.sh");
-    there_and_back("pipeline.sh", script, "-- ./pipeline.sh", &["log"]);
+    there_and_back("old", "pipeline.sh", script, "-- ./pipeline.sh", &["log"]);
 }
 
 #[test]
