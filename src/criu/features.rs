@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::guards;
+use super::images::guards;
 use super::images::{DROPPABLE, ImageError, MM, entries, number, number_in};
 use super::wire::{Value, fields};
 

@@ -5,7 +5,6 @@ pub mod closure;
 pub mod command;
 pub mod features;
 pub mod find;
-mod guards;
 pub mod images;
 pub mod log;
 pub mod stream;

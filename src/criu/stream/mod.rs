@@ -36,7 +36,7 @@
 //! This module knows nothing of archives: images go to an [`ImageSink`] and come from an [`ImageSource`].
 
 mod capture;
-mod proto;
+pub mod proto;
 mod serve;
 mod socket;
 

@@ -36,7 +36,6 @@ pub fn reply(exists: bool) -> Vec<u8> {
 }
 
 /// A request with its length; what criu sends, for tests.
-#[cfg_attr(not(test), expect(dead_code, reason = "the other side's part"))]
 pub fn request(name: &str) -> Vec<u8> {
     let mut message = Vec::with_capacity(name.len() + 2);
     put_bytes(1, name.as_bytes(), &mut message);

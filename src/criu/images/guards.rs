@@ -5,8 +5,8 @@
 //! touched, as glibc itself does on such kernels: who touches it gets SIGSEGV as before, and there is nothing in it to be lost. What
 //! is not private anonymous memory, or grows, is not cut; the gate refuses it.
 
-use super::images::{number, number_in, with_numbers};
-use super::wire::{Value, WireError, fields, put_bytes};
+use super::{number, number_in, with_numbers};
+use crate::criu::wire::{Value, WireError, fields, put_bytes};
 
 /// CRIU's VMA_AREA_GUARD: the entry stands for guard pages inside another mapping.
 const GUARD: u64 = 1 << 16;
@@ -63,7 +63,7 @@ fn vmas(mm: &[u8]) -> Result<Vec<Vma<'_>>, WireError> {
 }
 
 /// Whether a task (the message of its `mm` image) has guard pages, and if so, whether [`replace`] can replace all of them.
-pub(super) fn of(mm: &[u8]) -> Result<Option<bool>, WireError> {
+pub(in crate::criu) fn of(mm: &[u8]) -> Result<Option<bool>, WireError> {
     let all = vmas(mm)?;
     let (guards, mappings): (Vec<_>, Vec<_>) = all.iter().partition(|vma| vma.guard);
     let replaceable =
@@ -112,8 +112,8 @@ pub(super) fn replace(mm: &[u8]) -> Result<Vec<u8>, WireError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::put_number;
     use super::*;
+    use crate::criu::wire::put_number;
 
     const PRIVATE: u64 = 0x201;
 
