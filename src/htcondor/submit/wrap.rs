@@ -217,7 +217,9 @@ fn queue(one: &Statement) -> String {
         return one.text.clone();
     }
     let end = if one.text.contains('\n') { "\n" } else { "" };
-    format!("# was: {head}\n{renamed}{end}{rest}")
+    // A comment that ends in a backslash goes on in the next line.
+    let before = head.trim_end().trim_end_matches('\\').trim_end();
+    format!("# was: {before}\n{renamed}{end}{rest}")
 }
 
 /// When the job leaves the queue by the user's own lines: HTCondor joins max_retries and on_exit_remove with "or", and a job that is to come
