@@ -29,7 +29,7 @@ pub mod reader;
 pub mod sample;
 mod shared;
 pub mod stream;
-pub mod tail;
+mod tail;
 mod tarhead;
 mod twins;
 mod work;
