@@ -110,3 +110,57 @@ fn every_relative_link_leads_to_a_file() {
     assert!(seen > 10, "only {seen} links");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// The text of the strings of all sources, as they are printed: without line breaks inside them.
+fn printed() -> String {
+    fn walk(folder: &Path, all: &mut String) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, all);
+            } else if path.extension().is_some_and(|kind| kind == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                // Tests may say anything.
+                all.push_str(text.split("#[cfg(test)]").next().unwrap());
+            }
+        }
+    }
+    let mut all = String::new();
+    walk(&root().join("src"), &mut all);
+    let mut joined = String::new();
+    for line in all.lines() {
+        match line.strip_suffix('\\') {
+            Some(part) => joined.push_str(part.trim_start()),
+            None => joined.push_str(&format!("{}\n", line.trim_start())),
+        }
+    }
+    joined
+}
+
+#[test]
+fn every_symptom_is_a_text_that_the_program_prints() {
+    let text = read("docs/troubleshooting.md");
+    let printed = printed();
+    let symptoms: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')).collect();
+    assert!(symptoms.len() > 20, "only {} symptoms", symptoms.len());
+    let gone: Vec<_> = symptoms.iter().filter(|symptom| !printed.contains(**symptom)).collect();
+    assert!(gone.is_empty(), "{gone:#?}");
+}
+
+#[test]
+fn the_model_of_a_pool_comes_out_at_what_is_published_and_ranks_the_policies_as_its_page_does() {
+    let output = std::process::Command::new(root().join("benches/fleet")).args(["--jobs", "4000"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let not_good = |text: &str, policy: &str| -> f64 {
+        let row = rows(text).into_iter().find(|row| row[0] == policy && row[1].ends_with('%'));
+        row.unwrap_or_else(|| panic!("no row for {policy}"))[1].trim_end_matches('%').parse().unwrap()
+    };
+    let page = read("docs/fleet.md");
+    let policies = ["none", "every 4 h", "hourly", "vacate only", "auto", "auto + vacate", "hourly + vacate"];
+    for text in [&text, &page] {
+        let found: Vec<f64> = policies.iter().map(|policy| not_good(text, policy)).collect();
+        assert!((17.0..24.0).contains(&found[0]), "{found:?}");
+        assert!(found.is_sorted_by(|a, b| a >= b), "{found:?}");
+    }
+}
