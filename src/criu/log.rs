@@ -98,8 +98,8 @@ const KNOWN: &[(&str, &str, &str)] = &[
     ("Unable to detach from", "the kernel's yama restricts ptrace", "kernel.yama.ptrace_scope must be 0, 1 or 2"),
     (
         "Failed to resolve mapping",
-        "the root file system is an overlay that names devices in two ways",
-        "start the container with --writable-tmpfs or from a sandbox directory",
+        "the root file system is an overlay of which this kernel names the devices in two ways",
+        "start the container with --writable-tmpfs (Apptainer), or mount the overlay with xino=on",
     ),
     (
         "Can't find rt vDSO",

@@ -12,6 +12,7 @@
 
 mod clock;
 pub mod compat;
+pub mod devices;
 mod identity;
 mod init;
 mod lay;

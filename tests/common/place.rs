@@ -19,16 +19,18 @@ pub enum Place {
     Root,
 }
 
+/// What a script of tests/setup makes; quick when it is made.
+pub fn prepared(script: &str, arguments: &[&str]) -> PathBuf {
+    let path = format!("{}/tests/setup/{script}", env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(path).args(arguments).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "tests/setup/{script} {} made nothing", arguments.join(" "));
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
 impl Place {
     /// The root's folder.
     pub fn tree(self) -> Option<PathBuf> {
-        if self == Place::Here {
-            return None;
-        }
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/root");
-        let output = Command::new(script).arg("workloads").stderr(Stdio::inherit()).output().unwrap();
-        assert!(output.status.success(), "tests/setup/root workloads made no root");
-        Some(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))
+        (self == Place::Root).then(|| prepared("root", &["workloads"]))
     }
 
     /// A shell command there as the host's user, in its scratch directory, standard streams as HTCondor opens them.
