@@ -243,6 +243,65 @@ long_workloads! {
     };
 }
 
+long_workloads! {
+    r13_pandas: Workload {
+        title: "pandas",
+        version: "python3 -c 'import pandas; print(\"pandas\", pandas.__version__)'",
+        files: &[("work.py", include_str!("workloads/pandas.py"))],
+        command: "python3 work.py",
+        ..REAL
+    };
+    r14_scikit_learn: Workload {
+        title: "scikit-learn, with worker processes",
+        version: "python3 -c 'import sklearn; print(\"scikit-learn\", sklearn.__version__)'",
+        files: &[("work.py", include_str!("workloads/learn.py"))],
+        command: "python3 work.py",
+        ..REAL
+    };
+    r15_torch: Workload {
+        title: "PyTorch, a training loop on the processor with 2 threads",
+        version: "python3 -c 'import torch; print(\"PyTorch\", torch.__version__)'",
+        files: &[("train.py", include_str!("workloads/torch.py"))],
+        command: "python3 train.py",
+        ..REAL
+    };
+    r16_hdf5_netcdf: Workload {
+        title: "HDF5 and NetCDF-4 files that grow",
+        version: "python3 -c 'import h5py, netCDF4; print(\"HDF5\", h5py.version.hdf5_version, \"NetCDF\", netCDF4.getlibversion().split()[0])'",
+        files: &[("work.py", include_str!("workloads/arrays.py"))],
+        command: "python3 work.py",
+        every: 1.5,
+        ..REAL
+    };
+    r17_cvmfs: Workload {
+        title: "input and a module from a FUSE mount (squashfuse in the place of CVMFS)",
+        version: "squashfuse --help 2>&1 | head -n 1",
+        files: &[("work.py", include_str!("workloads/cvmfs.py"))],
+        setup: CVMFS,
+        host: "mkdir /run/cvmfs && squashfuse cvmfs.squashfs /run/cvmfs",
+        command: "python3 work.py",
+        every: 1.5,
+        ..REAL
+    };
+    r18_gromacs: Workload {
+        title: "GROMACS with 2 threads",
+        version: "gmx --version | sed -n 's/^GROMACS version: */GROMACS /p'",
+        files: &[("make.sh", include_str!("workloads/gromacs.sh"))],
+        setup: "sh make.sh 12000",
+        command: "gmx -quiet mdrun -reprod -ntmpi 1 -ntomp 2 -pin off -s topol.tpr -deffnm md 2>md.err",
+        ignore: GROMACS_LOGS,
+        ..REAL
+    };
+}
+
+/// What the FUSE mount shows, made once.
+const CVMFS: &str = "mkdir tree && cd tree && seq 1000000 1000999 >lines && seq 1000000 >large && echo FACTOR = 7 >constants.py && \
+                     for n in 0 1 2 3 4 5 6 7 8 9; do seq $n 3000 >part$n; done && cd .. && \
+                     mksquashfs tree cvmfs.squashfs -quiet -no-progress && rm -r tree";
+
+/// They have times, host names and the speed; trajectory, energies and final positions are compared.
+const GROMACS_LOGS: &[&str] = &["md.log", "md.cpt", "md_prev.cpt", "md.err"];
+
 /// Debian's MPICH shares memory by SysV, whatever its transports are set to.
 #[test]
 fn r11_mpich_is_refused_early() {

@@ -26,7 +26,7 @@ use super::{devices, identity};
 /// wrap the kernel begins again at 300 (RESERVED_PIDS), so that what is above stays free of its helpers.
 pub(super) const PID_BEFORE_ROOT: i32 = FIRST_PID as i32 - 1;
 /// Where programs are looked for if the job has no PATH, as HTCondor starts it.
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Starts the payload. The event is `Spawned` or `ExecFailed`.
 pub(super) fn payload(plan: &Plan, command: &Command) -> Result<Event, StepFailed> {
@@ -129,11 +129,16 @@ fn become_payload(plan: &Plan, command: &Command) -> Result<std::convert::Infall
         pair.push(value);
         environment.push(step("pass the environment", text(&pair))?);
     }
+    let has_path = command.environment.iter().any(|(name, _)| name == "PATH");
     let mut refused = Errno::ENOENT;
     for candidate in candidates(plan, command) {
         // A directory of PATH that may not be searched says EACCES as well; nothing is known to be there.
         let exists = candidate.symlink_metadata().is_ok();
         let path = step("pass the program's name", text(&candidate.into_os_string()))?;
+        // Without PATH a program can find itself only by its name: Python starts children of its own that way.
+        if !has_path {
+            arguments[0].clone_from(&path);
+        }
         match execve(&path, &arguments, &environment) {
             Ok(never) => match never {},
             Err(Errno::ENOENT | Errno::ENOTDIR) => {}

@@ -27,7 +27,7 @@ use crate::htcondor::Job;
 use crate::journal;
 use crate::sandbox::compat::{self, Compat};
 use crate::sandbox::{
-    CRIU_DIR, Command, Identity, LAID_DIR, Network, Plan, STATE_DIR, Sandbox, SandboxError, inside,
+    CRIU_DIR, Command, DEFAULT_PATH, Identity, LAID_DIR, Network, Plan, STATE_DIR, Sandbox, SandboxError, inside,
     supplementary_groups,
 };
 use crate::settings::{Layer, Settings};
@@ -349,11 +349,11 @@ fn groups_inside(identity: &Identity) -> Result<Vec<u32>, Failure> {
     Ok(groups.into_iter().map(|group| if group == outer { identity.inner_gid } else { OVERFLOW_GID }).collect())
 }
 
-/// Where the program is on this host, as far as can be told before the sandbox stands.
+/// Where the program is on this host, as far as can be told before the sandbox stands. A job of HTCondor has no PATH.
 fn locate(program: &OsString, job: &Job) -> PathBuf {
     let path = Path::new(program);
-    let in_path =
-        || std::env::split_paths(&std::env::var_os("PATH")?).map(|place| place.join(path)).find(|path| path.is_file());
+    let places = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let in_path = || std::env::split_paths(&places).map(|place| place.join(path)).find(|path| path.is_file());
     let transferred = Some(job.scratch.join(path)).filter(|path| path.is_file());
     transferred.or_else(in_path).unwrap_or_else(|| path.to_path_buf())
 }

@@ -53,13 +53,14 @@ impl Place {
         }
     }
 
-    /// `condor-criu run` with these words, as a shell reads them.
-    pub fn start(self, bench: &Bench, host: &Host<'_>, words: &str) -> Child {
+    /// `condor-criu run` with these words, as a shell reads them, after a shell command that is the host's own.
+    pub fn start(self, bench: &Bench, host: &Host<'_>, before: &str, words: &str) -> Child {
         let (binary, criu) = match self {
             Place::Here => (bench.binary(), real_criu()),
             Place::Root => ("/mnt/condor-criu".into(), "/mnt/criu-folder".into()),
         };
-        let run = format!("exec {} run --criu {} {words}", binary.display(), criu.display());
+        let before = if before.is_empty() { String::new() } else { format!("{{ {before}; }} >&2 && ") };
+        let run = format!("{before}exec {} run --criu {} {words}", binary.display(), criu.display());
         let stream = |name: &str| File::options().append(true).create(true).open(host.scratch.join(name)).unwrap();
         let (out, err) = (stream("_condor_stdout"), stream("_condor_stderr"));
         for name in ["_condor_stdout", "_condor_stderr"] {

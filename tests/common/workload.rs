@@ -39,6 +39,8 @@ pub struct Workload {
     pub program: Option<fn() -> &'static [u8]>,
     /// A shell command that makes more of them, in the first scratch directory.
     pub setup: &'static str,
+    /// A shell command that each host runs before the job: what it has that the job does not bring.
+    pub host: &'static str,
     /// The program and its arguments, as a shell reads them.
     pub command: &'static str,
     /// Settings that it needs, as flags.
@@ -59,6 +61,7 @@ pub const PLAIN: Workload = Workload {
     files: &[],
     program: None,
     setup: "",
+    host: "",
     command: "",
     settings: "",
     code: 0,
@@ -81,8 +84,12 @@ impl Workload {
         self.place.prepare(&bench);
         let peace = bench.host("peace", FIRST_USER);
         let inputs = self.inputs(&bench, &peace);
-        let mut undisturbed =
-            self.place.start(&bench, &peace, &format!("--interval never {} -- {}", self.settings, self.command));
+        let mut undisturbed = self.place.start(
+            &bench,
+            &peace,
+            self.host,
+            &format!("--interval never {} -- {}", self.settings, self.command),
+        );
         let (host, measured) = self.with_evictions(&bench, &inputs);
         let status = end(&mut undisturbed, &peace);
         assert_eq!(status, Some(self.code), "{}: in peace: {}\n{}", self.title, peace.stderr(), peace.log());
@@ -103,7 +110,7 @@ impl Workload {
         let host = bench.host("host", FIRST_USER);
         self.inputs(&bench, &host);
         let words_of_run = format!("--interval never {} -- {}", self.settings, self.command);
-        let mut job = self.place.start(&bench, &host, &words_of_run);
+        let mut job = self.place.start(&bench, &host, self.host, &words_of_run);
         let status = end(&mut job, &host);
         assert_eq!(status, Some(self.code), "{}: {}\n{}", self.title, host.stderr(), host.log());
         for words in words {
@@ -142,7 +149,7 @@ impl Workload {
             let periodic = number % 2 == 0;
             let interval = if periodic { format!("{}ms", (self.every * 1000.0) as u64) } else { "never".to_owned() };
             let words = format!("--interval {interval} {} -- {}", self.settings, self.command);
-            let mut job = self.place.start(bench, &host, &words);
+            let mut job = self.place.start(bench, &host, self.host, &words);
             if !periodic {
                 until_it_runs(&mut job, &host, number);
                 std::thread::sleep(Duration::from_secs_f64(self.every));
@@ -154,8 +161,12 @@ impl Workload {
             host.carry_to(&next, &[]);
             host = next;
         }
-        let mut job =
-            self.place.start(bench, &host, &format!("--interval never {} -- {}", self.settings, self.command));
+        let mut job = self.place.start(
+            bench,
+            &host,
+            self.host,
+            &format!("--interval never {} -- {}", self.settings, self.command),
+        );
         let status = end(&mut job, &host);
         assert_eq!(status, Some(self.code), "{}: {}\n{}", self.title, host.stderr(), host.log());
         let mut measured = Measured::default();
