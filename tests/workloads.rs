@@ -262,7 +262,7 @@ long_workloads! {
         title: "PyTorch, a training loop on the processor with 2 threads",
         version: "python3 -c 'import torch; print(\"PyTorch\", torch.__version__)'",
         files: &[("train.py", include_str!("workloads/torch.py"))],
-        command: "python3 train.py",
+        command: "env OMP_WAIT_POLICY=passive python3 train.py",
         ..REAL
     };
     r16_hdf5_netcdf: Workload {
@@ -278,7 +278,7 @@ long_workloads! {
         version: "squashfuse --help 2>&1 | head -n 1",
         files: &[("work.py", include_str!("workloads/cvmfs.py"))],
         setup: CVMFS,
-        host: "mkdir /run/cvmfs && squashfuse cvmfs.squashfs /run/cvmfs",
+        cvmfs: "cvmfs.squashfs",
         command: "python3 work.py",
         every: 1.5,
         ..REAL
@@ -288,7 +288,7 @@ long_workloads! {
         version: "gmx --version | sed -n 's/^GROMACS version: */GROMACS /p'",
         files: &[("make.sh", include_str!("workloads/gromacs.sh"))],
         setup: "sh make.sh 12000",
-        command: "gmx -quiet mdrun -reprod -ntmpi 1 -ntomp 2 -pin off -s topol.tpr -deffnm md 2>md.err",
+        command: "sh -c 'exec gmx -quiet mdrun -reprod -ntmpi 1 -ntomp 2 -pin off -s topol.tpr -deffnm md 2>md.err'",
         ignore: GROMACS_LOGS,
         ..REAL
     };

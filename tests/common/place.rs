@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::unistd::Pid;
@@ -53,14 +53,14 @@ impl Place {
         }
     }
 
-    /// `condor-criu run` with these words, as a shell reads them, after a shell command that is the host's own.
-    pub fn start(self, bench: &Bench, host: &Host<'_>, before: &str, words: &str) -> Child {
+    /// `condor-criu run` with these words, as a shell reads them. If `cvmfs` names a file of the scratch directory, the host has that
+    /// image mounted through FUSE at /run/cvmfs.
+    pub fn start(self, bench: &Bench, host: &Host<'_>, cvmfs: &str, words: &str) -> Child {
         let (binary, criu) = match self {
             Place::Here => (bench.binary(), real_criu()),
             Place::Root => ("/mnt/condor-criu".into(), "/mnt/criu-folder".into()),
         };
-        let before = if before.is_empty() { String::new() } else { format!("{{ {before}; }} >&2 && ") };
-        let run = format!("{before}exec {} run --criu {} {words}", binary.display(), criu.display());
+        let run = format!("exec {} run --criu {} {words}", binary.display(), criu.display());
         let stream = |name: &str| File::options().append(true).create(true).open(host.scratch.join(name)).unwrap();
         let (out, err) = (stream("_condor_stdout"), stream("_condor_stderr"));
         for name in ["_condor_stdout", "_condor_stderr"] {
@@ -68,7 +68,12 @@ impl Place {
         }
         drop((out, err));
         let run = format!("{run} >>_condor_stdout 2>>_condor_stderr");
-        self.shell(bench, host, &run).stdin(Stdio::null()).spawn().unwrap()
+        let mut command = self.shell(bench, host, &run);
+        if !cvmfs.is_empty() {
+            let image = host.scratch.join(cvmfs);
+            command.env("IN_ROOT_CVMFS", Path::new("/mnt").join(image.strip_prefix(bench.path()).unwrap()));
+        }
+        command.stdin(Stdio::null()).spawn().unwrap()
     }
 
     /// condor-criu's process, whom HTCondor would signal.

@@ -39,8 +39,8 @@ pub struct Workload {
     pub program: Option<fn() -> &'static [u8]>,
     /// A shell command that makes more of them, in the first scratch directory.
     pub setup: &'static str,
-    /// A shell command that each host runs before the job: what it has that the job does not bring.
-    pub host: &'static str,
+    /// A file of `setup`'s that each host has mounted at /run/cvmfs, through FUSE.
+    pub cvmfs: &'static str,
     /// The program and its arguments, as a shell reads them.
     pub command: &'static str,
     /// Settings that it needs, as flags.
@@ -61,7 +61,7 @@ pub const PLAIN: Workload = Workload {
     files: &[],
     program: None,
     setup: "",
-    host: "",
+    cvmfs: "",
     command: "",
     settings: "",
     code: 0,
@@ -87,7 +87,7 @@ impl Workload {
         let mut undisturbed = self.place.start(
             &bench,
             &peace,
-            self.host,
+            self.cvmfs,
             &format!("--interval never {} -- {}", self.settings, self.command),
         );
         let (host, measured) = self.with_evictions(&bench, &inputs);
@@ -110,7 +110,7 @@ impl Workload {
         let host = bench.host("host", FIRST_USER);
         self.inputs(&bench, &host);
         let words_of_run = format!("--interval never {} -- {}", self.settings, self.command);
-        let mut job = self.place.start(&bench, &host, self.host, &words_of_run);
+        let mut job = self.place.start(&bench, &host, self.cvmfs, &words_of_run);
         let status = end(&mut job, &host);
         assert_eq!(status, Some(self.code), "{}: {}\n{}", self.title, host.stderr(), host.log());
         for words in words {
@@ -149,7 +149,7 @@ impl Workload {
             let periodic = number % 2 == 0;
             let interval = if periodic { format!("{}ms", (self.every * 1000.0) as u64) } else { "never".to_owned() };
             let words = format!("--interval {interval} {} -- {}", self.settings, self.command);
-            let mut job = self.place.start(bench, &host, self.host, &words);
+            let mut job = self.place.start(bench, &host, self.cvmfs, &words);
             if !periodic {
                 until_it_runs(&mut job, &host, number);
                 std::thread::sleep(Duration::from_secs_f64(self.every));
@@ -164,7 +164,7 @@ impl Workload {
         let mut job = self.place.start(
             bench,
             &host,
-            self.host,
+            self.cvmfs,
             &format!("--interval never {} -- {}", self.settings, self.command),
         );
         let status = end(&mut job, &host);
