@@ -38,7 +38,9 @@ fn a_container_job_is_moved_by_a_vacate() {
         "{SUBMIT}universe = container\ncontainer_image = /shared/image.sif\nexecutable = /shared/condor-criu\n\
          arguments = run --interval never -- python3 work.py\ntransfer_input_files = work.py\noutput = work.out\nrequest_disk = 1G\n"
     );
-    let job = pool.submit(&text, &[File::data("work.py", PROGRAM)]);
+    // The image's Python runs, not the host's: only there is this file.
+    let first = "print('in the image:', __import__('os').path.exists('/.singularity.d'), flush=True)\n";
+    let job = pool.submit(&text, &[File::data("work.py", format!("{first}{PROGRAM}"))]);
     for (starts, line) in [(2, "step 8 "), (3, "step 25 ")] {
         job.wait_for(Condition::Scratch("_condor_stdout", line.into()), PATIENCE);
         let host = job.host();
@@ -54,6 +56,7 @@ fn a_container_job_is_moved_by_a_vacate() {
         .current_dir(tempfile::tempdir().unwrap().path())
         .output()
         .unwrap();
-    assert_eq!(job.read("work.out"), String::from_utf8_lossy(&alone.stdout), "{log}");
+    let expected = format!("in the image: True\n{}", String::from_utf8_lossy(&alone.stdout));
+    assert_eq!(job.read("work.out"), expected, "{log}");
     assert_eq!(log.matches("the payload runs again").count(), 2, "{log}");
 }

@@ -36,7 +36,8 @@ const REAL: Workload = Workload { place: Place::Root, every: 3.0, ..PLAIN };
 const LAMMPS_LOG: &[&str] = &["log.lammps"];
 
 macro_rules! workloads {
-    ($($name:ident: $row:expr;)*) => {
+    ($list:ident; $($name:ident: $row:expr;)*) => {
+        const $list: &[(&str, Workload)] = &[$((stringify!($name), $row)),*];
         $(#[test]
         fn $name() {
             const ROW: Workload = $row;
@@ -59,6 +60,7 @@ macro_rules! long_workloads {
 }
 
 workloads! {
+    FEATURES;
     f01_threads: Workload { title: "8 threads with thread-local storage", command: "./program threads", ..FEATURE };
     f02_unix_stream: Workload { title: "a unix socket with a name in the job's directory", command: "./program unix-stream", ..FEATURE };
     f03_unix_datagram: Workload { title: "unix datagrams, some on their way", command: "./program unix-datagram", ..FEATURE };
@@ -93,6 +95,7 @@ workloads! {
 }
 
 workloads! {
+    PROGRAMS;
     p01_bash: Workload {
         title: "a bash pipeline with traps and background jobs",
         version: "bash --version",
@@ -301,6 +304,16 @@ const CVMFS: &str = "mkdir tree && cd tree && seq 1000000 1000999 >lines && seq 
 
 /// They have times, host names and the speed; trajectory, energies and final positions are compared.
 const GROMACS_LOGS: &[&str] = &["md.log", "md.cpt", "md_prev.cpt", "md.err"];
+
+/// The suite again and again, evicted at random moments. The seed is printed; CONDOR_CRIU_SEED takes it again, CONDOR_CRIU_REHEARSALS asks
+/// for another number of rounds.
+#[test]
+fn rehearsals_at_random_moments() {
+    if common::long::wanted() {
+        let rows: Vec<&(&str, Workload)> = FEATURES.iter().chain(PROGRAMS).collect();
+        common::rehearsals::rehearse(&rows);
+    }
+}
 
 /// Debian's MPICH shares memory by SysV, whatever its transports are set to.
 #[test]

@@ -22,6 +22,7 @@ use crate::checkpoint::{self, NotCarried, Place, commit};
 use crate::criu::{self, Criu, find};
 use crate::exit::{Exit, Failure};
 use crate::host::baseline::Baseline;
+use crate::host::namespaces::UNMASK;
 use crate::host::{self, cpu, mpi};
 use crate::htcondor::Job;
 use crate::journal;
@@ -324,9 +325,10 @@ pub fn remedy(error: &SandboxError) -> Option<&'static str> {
             "user namespaces are forbidden here: by sysctl kernel.unprivileged_userns_clone = 0, by AppArmor \
              (kernel.apparmor_restrict_unprivileged_userns = 1), by a container's seccomp filter, or because this is a chroot",
         ),
-        SandboxError::Step { step, .. } if step.contains("/proc") => Some(
-            "parts of /proc are masked, as Docker and Kubernetes do: the administrator sets systempaths=unconfined (Docker, \
-             Podman) or procMount: Unmasked (Kubernetes)",
+        SandboxError::Step { step, .. } if step.contains("/proc") => Some(UNMASK),
+        SandboxError::Step { step, errno: Errno::EPERM } if step.starts_with("map ") && geteuid().is_root() => Some(
+            "since Linux 5.12 root of a container may be mapped only with CAP_SETFCAP: run the job as another user of the container, or \
+             let the administrator add that capability",
         ),
         SandboxError::Step { step, errno: Errno::EPERM }
             if step.starts_with("deny setgroups") || step.starts_with("map ") =>
