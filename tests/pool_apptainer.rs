@@ -41,7 +41,7 @@ fn a_container_job_is_moved_by_a_vacate() {
     // The image's Python runs, not the host's: only there is this file.
     let first = "print('in the image:', __import__('os').path.exists('/.singularity.d'), flush=True)\n";
     let job = pool.submit(&text, &[File::data("work.py", format!("{first}{PROGRAM}"))]);
-    for (starts, line) in [(2, "step 8 "), (3, "step 25 ")] {
+    for (starts, line) in [(2, "step 8 "), (3, "step 16 ")] {
         job.wait_for(Condition::Scratch("_condor_stdout", line.into()), PATIENCE);
         let host = job.host();
         job.vacate();

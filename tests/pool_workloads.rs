@@ -74,10 +74,10 @@ impl Program<'_> {
 fn fork_without_root(pool: &Pool) {
     let files = [("tree.py", include_bytes!("payloads/tree.py").to_vec())];
     let program = Program {
-        command: "python3 tree.py 80",
+        command: "python3 tree.py 300",
         files: &files,
         outputs: &[],
-        moments: &[("_condor_stdout", "step 12"), ("_condor_stdout", "step 40")],
+        moments: &[("_condor_stdout", "step 12 "), ("_condor_stdout", "step 60 ")],
     };
     program.moves(pool);
 }
@@ -88,7 +88,7 @@ fn python_multiprocessing(pool: &Pool) {
         command: "python3 pool.py fork 60",
         files: &files,
         outputs: &[],
-        moments: &[("_condor_stdout", "step 8 "), ("_condor_stdout", "step 30 ")],
+        moments: &[("_condor_stdout", "step 6 "), ("_condor_stdout", "step 16 ")],
     };
     program.moves(pool);
 }
@@ -102,7 +102,7 @@ fn a_tcp_client_that_connects_again(pool: &Pool) {
     let port = pool.ask(Host::Ap, "alice", &["sh", "-c", start, "sh", SERVER, &port]);
     let files = [("client.py", include_bytes!("payloads/client.py").to_vec())];
     let program = Program {
-        command: &format!("python3 client.py 10.85.0.1 {} 80", port.trim()),
+        command: &format!("python3 client.py 10.85.0.1 {} 200", port.trim()),
         files: &files,
         outputs: &[],
         moments: &[("_condor_stdout", "answer 12 "), ("_condor_stdout", "answer 40 ")],
