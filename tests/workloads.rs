@@ -36,7 +36,8 @@ const REAL: Workload = Workload { place: Place::Root, every: 3.0, ..PLAIN };
 const LAMMPS_LOG: &[&str] = &["log.lammps"];
 
 macro_rules! workloads {
-    ($($name:ident: $row:expr;)*) => {
+    ($list:ident; $($name:ident: $row:expr;)*) => {
+        const $list: &[(&str, Workload)] = &[$((stringify!($name), $row)),*];
         $(#[test]
         fn $name() {
             const ROW: Workload = $row;
@@ -59,6 +60,7 @@ macro_rules! long_workloads {
 }
 
 workloads! {
+    FEATURES;
     f01_threads: Workload { title: "8 threads with thread-local storage", command: "./program threads", ..FEATURE };
     f02_unix_stream: Workload { title: "a unix socket with a name in the job's directory", command: "./program unix-stream", ..FEATURE };
     f03_unix_datagram: Workload { title: "unix datagrams, some on their way", command: "./program unix-datagram", ..FEATURE };
@@ -93,6 +95,7 @@ workloads! {
 }
 
 workloads! {
+    PROGRAMS;
     p01_bash: Workload {
         title: "a bash pipeline with traps and background jobs",
         version: "bash --version",
@@ -241,6 +244,75 @@ long_workloads! {
         every: 1.2,
         ..REAL
     };
+}
+
+long_workloads! {
+    r13_pandas: Workload {
+        title: "pandas",
+        version: "python3 -c 'import pandas; print(\"pandas\", pandas.__version__)'",
+        files: &[("work.py", include_str!("workloads/pandas.py"))],
+        command: "python3 work.py",
+        ..REAL
+    };
+    r14_scikit_learn: Workload {
+        title: "scikit-learn, with worker processes",
+        version: "python3 -c 'import sklearn; print(\"scikit-learn\", sklearn.__version__)'",
+        files: &[("work.py", include_str!("workloads/learn.py"))],
+        command: "python3 work.py",
+        ..REAL
+    };
+    r15_torch: Workload {
+        title: "PyTorch, a training loop on the processor with 2 threads",
+        version: "python3 -c 'import torch; print(\"PyTorch\", torch.__version__)'",
+        files: &[("train.py", include_str!("workloads/torch.py"))],
+        command: "env OMP_WAIT_POLICY=passive python3 train.py",
+        ..REAL
+    };
+    r16_hdf5_netcdf: Workload {
+        title: "HDF5 and NetCDF-4 files that grow",
+        version: "python3 -c 'import h5py, netCDF4; print(\"HDF5\", h5py.version.hdf5_version, \"NetCDF\", netCDF4.getlibversion().split()[0])'",
+        files: &[("work.py", include_str!("workloads/arrays.py"))],
+        command: "python3 work.py",
+        every: 1.5,
+        ..REAL
+    };
+    r17_cvmfs: Workload {
+        title: "input and a module from a FUSE mount (squashfuse in the place of CVMFS)",
+        version: "squashfuse --help 2>&1 | head -n 1",
+        files: &[("work.py", include_str!("workloads/cvmfs.py"))],
+        setup: CVMFS,
+        cvmfs: "cvmfs.squashfs",
+        command: "python3 work.py",
+        every: 1.5,
+        ..REAL
+    };
+    r18_gromacs: Workload {
+        title: "GROMACS with 2 threads",
+        version: "gmx --version | sed -n 's/^GROMACS version: */GROMACS /p'",
+        files: &[("make.sh", include_str!("workloads/gromacs.sh"))],
+        setup: "sh make.sh 12000",
+        command: "sh -c 'exec gmx -quiet mdrun -reprod -ntmpi 1 -ntomp 2 -pin off -s topol.tpr -deffnm md 2>md.err'",
+        ignore: GROMACS_LOGS,
+        ..REAL
+    };
+}
+
+/// What the FUSE mount shows, made once.
+const CVMFS: &str = "mkdir tree && cd tree && seq 1000000 1000999 >lines && seq 1000000 >large && echo FACTOR = 7 >constants.py && \
+                     for n in 0 1 2 3 4 5 6 7 8 9; do seq $n 3000 >part$n; done && cd .. && \
+                     mksquashfs tree cvmfs.squashfs -quiet -no-progress && rm -r tree";
+
+/// They have times, host names and the speed; trajectory, energies and final positions are compared.
+const GROMACS_LOGS: &[&str] = &["md.log", "md.cpt", "md_prev.cpt", "md.err"];
+
+/// The suite again and again, evicted at random moments. The seed is printed; CONDOR_CRIU_SEED takes it again, CONDOR_CRIU_REHEARSALS asks
+/// for another number of rounds.
+#[test]
+fn rehearsals_at_random_moments() {
+    if common::long::wanted() {
+        let rows: Vec<&(&str, Workload)> = FEATURES.iter().chain(PROGRAMS).collect();
+        common::rehearsals::rehearse(&rows);
+    }
 }
 
 /// Debian's MPICH shares memory by SysV, whatever its transports are set to.

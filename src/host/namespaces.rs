@@ -12,6 +12,10 @@ pub struct Cause {
     pub remedy: String,
 }
 
+/// Who masks `/proc`, and what undoes it.
+pub const UNMASK: &str = "the administrator sets systempaths=unconfined (Docker, Podman) or procMount: Unmasked (Kubernetes); in Apptainer, \
+                          leave out what is bound below /proc";
+
 fn cause(why: &str, remedy: &str) -> Option<Cause> {
     Some(Cause { why: why.to_owned(), remedy: remedy.to_owned() })
 }

@@ -179,6 +179,15 @@ impl Init {
 
     fn criu_ended(&mut self, ended: Ended) -> std::io::Result<()> {
         let Some((_, job)) = self.criu.take() else { return Ok(()) };
+        let ended = match self.root {
+            // A checkpoint of this moment would never be restored: CRIU 4.2.1 waits for ever for such a process.
+            Some(root) if job == CriuJob::Dump && ended == Ended::Exited(0) && has_zombie(root) => {
+                let output = self.plan.inner_state_dir().join("work").join("criu.out");
+                let _ = fs::write(output, "Error (condor-criu): a process has ended and the reaper has not seen it\n");
+                Ended::Exited(1)
+            }
+            _ => ended,
+        };
         let mut root = None;
         if job == CriuJob::Restore && ended == Ended::Exited(0) {
             root = fs::read_to_string(PIDFILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
@@ -239,6 +248,17 @@ fn pids() -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.filter(|&pid: &i32| pid != 1).collect()
+}
+
+/// Whether a child of this process has ended and waits to be reaped.
+fn has_zombie(parent: Pid) -> bool {
+    // proc_pid_stat(5): pid (comm) state ppid
+    let of = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (state, rest) = stat.rsplit_once(") ")?.1.split_once(' ')?;
+        Some(state == "Z" && rest.split(' ').next()? == parent.to_string())
+    };
+    pids().into_iter().any(|pid| of(pid) == Some(true))
 }
 
 /// Those of them whose state in /proc/PID/stat is this letter (proc_pid_stat(5)).

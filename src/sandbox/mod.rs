@@ -12,6 +12,7 @@
 
 mod clock;
 pub mod compat;
+pub mod devices;
 mod identity;
 mod init;
 mod lay;
@@ -39,6 +40,7 @@ pub use plan::{
     CRIU_DIR, ClockOffsets, Command, FIRST_PID, Identity, LAID_DIR, Network, OUR_ROOT, PIDFILE, Plan, STATE_DIR,
     StdioPath, inside,
 };
+pub use spawn::DEFAULT_PATH;
 
 /// Why there is no sandbox.
 #[derive(Debug, Error)]

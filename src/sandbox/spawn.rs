@@ -17,16 +17,16 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, fork, pipe2, setsid};
 
-use super::identity;
 use super::message::Event;
 use super::mounts::{StepFailed, io, step};
 use super::plan::{Command, FIRST_PID, Plan, REAPER};
+use super::{devices, identity};
 
 /// The reaper's pid is the one after. criu takes the low ones when it restores in the same pid namespace; after a
 /// wrap the kernel begins again at 300 (RESERVED_PIDS), so that what is above stays free of its helpers.
 pub(super) const PID_BEFORE_ROOT: i32 = FIRST_PID as i32 - 1;
 /// Where programs are looked for if the job has no PATH, as HTCondor starts it.
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Starts the payload. The event is `Spawned` or `ExecFailed`.
 pub(super) fn payload(plan: &Plan, command: &Command) -> Result<Event, StepFailed> {
@@ -129,11 +129,16 @@ fn become_payload(plan: &Plan, command: &Command) -> Result<std::convert::Infall
         pair.push(value);
         environment.push(step("pass the environment", text(&pair))?);
     }
+    let has_path = command.environment.iter().any(|(name, _)| name == "PATH");
     let mut refused = Errno::ENOENT;
     for candidate in candidates(plan, command) {
         // A directory of PATH that may not be searched says EACCES as well; nothing is known to be there.
         let exists = candidate.symlink_metadata().is_ok();
         let path = step("pass the program's name", text(&candidate.into_os_string()))?;
+        // Without PATH a program can find itself only by its name: Python starts children of its own that way.
+        if !has_path {
+            arguments[0].clone_from(&path);
+        }
         match execve(&path, &arguments, &environment) {
             Ok(never) => match never {},
             Err(Errno::ENOENT | Errno::ENOTDIR) => {}
@@ -224,10 +229,13 @@ fn become_criu(plan: &Plan, arguments: &[String], output: &Path) -> Result<std::
         .map(|word| text(word.as_bytes()))
         .chain(arguments.iter().map(|word| text(word.as_bytes())))
         .collect();
-    let environment = [
+    let mut environment = vec![
         CString::from(c"PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
         text(format!("XDG_RUNTIME_DIR={}", super::plan::RUN_DIR).as_bytes()),
     ];
+    if devices::wanted() {
+        environment.push(text(format!("LD_PRELOAD={}", devices::HELPER).as_bytes()));
+    }
     let program = command.first().cloned().unwrap_or_default();
     match execve(&program, &command, &environment) {
         Ok(never) => match never {},

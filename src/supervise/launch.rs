@@ -22,12 +22,13 @@ use crate::checkpoint::{self, NotCarried, Place, commit};
 use crate::criu::{self, Criu, find};
 use crate::exit::{Exit, Failure};
 use crate::host::baseline::Baseline;
+use crate::host::namespaces::UNMASK;
 use crate::host::{self, cpu, mpi, privilege};
 use crate::htcondor::Job;
 use crate::journal;
 use crate::sandbox::compat::{self, Compat};
 use crate::sandbox::{
-    CRIU_DIR, Command, Identity, LAID_DIR, Network, Plan, STATE_DIR, Sandbox, SandboxError, inside,
+    CRIU_DIR, Command, DEFAULT_PATH, Identity, LAID_DIR, Network, Plan, STATE_DIR, Sandbox, SandboxError, inside,
     supplementary_groups,
 };
 use crate::settings::{Layer, Settings};
@@ -324,9 +325,10 @@ pub fn remedy(error: &SandboxError) -> Option<&'static str> {
             "user namespaces are forbidden here: by sysctl kernel.unprivileged_userns_clone = 0, by AppArmor \
              (kernel.apparmor_restrict_unprivileged_userns = 1), by a container's seccomp filter, or because this is a chroot",
         ),
-        SandboxError::Step { step, .. } if step.contains("/proc") => Some(
-            "parts of /proc are masked, as Docker and Kubernetes do: the administrator sets systempaths=unconfined (Docker, \
-             Podman) or procMount: Unmasked (Kubernetes)",
+        SandboxError::Step { step, .. } if step.contains("/proc") => Some(UNMASK),
+        SandboxError::Step { step, errno: Errno::EPERM } if step.starts_with("map ") && geteuid().is_root() => Some(
+            "since Linux 5.12 root of a container may be mapped only with CAP_SETFCAP: run the job as another user of the container, or \
+             let the administrator add that capability",
         ),
         SandboxError::Step { step, errno: Errno::EPERM }
             if step.starts_with("deny setgroups") || step.starts_with("map ") =>
@@ -349,11 +351,11 @@ fn groups_inside(identity: &Identity) -> Result<Vec<u32>, Failure> {
     Ok(groups.into_iter().map(|group| if group == outer { identity.inner_gid } else { OVERFLOW_GID }).collect())
 }
 
-/// Where the program is on this host, as far as can be told before the sandbox stands.
+/// Where the program is on this host, as far as can be told before the sandbox stands. A job of HTCondor has no PATH.
 fn locate(program: &OsString, job: &Job) -> PathBuf {
     let path = Path::new(program);
-    let in_path =
-        || std::env::split_paths(&std::env::var_os("PATH")?).map(|place| place.join(path)).find(|path| path.is_file());
+    let places = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let in_path = || std::env::split_paths(&places).map(|place| place.join(path)).find(|path| path.is_file());
     let transferred = Some(job.scratch.join(path)).filter(|path| path.is_file());
     transferred.or_else(in_path).unwrap_or_else(|| path.to_path_buf())
 }

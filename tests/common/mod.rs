@@ -7,4 +7,5 @@ pub mod local;
 pub mod long;
 pub mod place;
 pub mod pool;
+pub mod rehearsals;
 pub mod workload;

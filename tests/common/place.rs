@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::unistd::Pid;
@@ -19,16 +19,18 @@ pub enum Place {
     Root,
 }
 
+/// What a script of tests/setup makes; quick when it is made.
+pub fn prepared(script: &str, arguments: &[&str]) -> PathBuf {
+    let path = format!("{}/tests/setup/{script}", env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(path).args(arguments).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "tests/setup/{script} {} made nothing", arguments.join(" "));
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
 impl Place {
     /// The root's folder.
     pub fn tree(self) -> Option<PathBuf> {
-        if self == Place::Here {
-            return None;
-        }
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/root");
-        let output = Command::new(script).arg("workloads").stderr(Stdio::inherit()).output().unwrap();
-        assert!(output.status.success(), "tests/setup/root workloads made no root");
-        Some(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))
+        (self == Place::Root).then(|| prepared("root", &["workloads"]))
     }
 
     /// A shell command there as the host's user, in its scratch directory, standard streams as HTCondor opens them.
@@ -51,8 +53,9 @@ impl Place {
         }
     }
 
-    /// `condor-criu run` with these words, as a shell reads them.
-    pub fn start(self, bench: &Bench, host: &Host<'_>, words: &str) -> Child {
+    /// `condor-criu run` with these words, as a shell reads them. If `cvmfs` names a file of the scratch directory, the host has that
+    /// image mounted through FUSE at /run/cvmfs.
+    pub fn start(self, bench: &Bench, host: &Host<'_>, cvmfs: &str, words: &str) -> Child {
         let (binary, criu) = match self {
             Place::Here => (bench.binary(), real_criu()),
             Place::Root => ("/mnt/condor-criu".into(), "/mnt/criu-folder".into()),
@@ -65,7 +68,12 @@ impl Place {
         }
         drop((out, err));
         let run = format!("{run} >>_condor_stdout 2>>_condor_stderr");
-        self.shell(bench, host, &run).stdin(Stdio::null()).spawn().unwrap()
+        let mut command = self.shell(bench, host, &run);
+        if !cvmfs.is_empty() {
+            let image = host.scratch.join(cvmfs);
+            command.env("IN_ROOT_CVMFS", Path::new("/mnt").join(image.strip_prefix(bench.path()).unwrap()));
+        }
+        command.stdin(Stdio::null()).spawn().unwrap()
     }
 
     /// condor-criu's process, whom HTCondor would signal.

@@ -25,6 +25,10 @@ pub enum Series {
     V23,
     /// 25.14, from Debian forky.
     V25,
+    /// 25.14, from Debian sid, on hosts that have Apptainer.
+    Apptainer,
+    /// 23.9, on hosts that have all that the workload suite runs.
+    Workloads,
 }
 
 impl Series {
@@ -32,6 +36,8 @@ impl Series {
         match self {
             Series::V23 => "23",
             Series::V25 => "25",
+            Series::Apptainer => "apptainer",
+            Series::Workloads => "workloads",
         }
     }
 }
@@ -100,9 +106,13 @@ impl Pool {
     pub fn shared(series: Series) -> Pool {
         static V23: OnceLock<Arc<Hosts>> = OnceLock::new();
         static V25: OnceLock<Arc<Hosts>> = OnceLock::new();
+        static APPTAINER: OnceLock<Arc<Hosts>> = OnceLock::new();
+        static WORKLOADS: OnceLock<Arc<Hosts>> = OnceLock::new();
         let cell = match series {
             Series::V23 => &V23,
             Series::V25 => &V25,
+            Series::Apptainer => &APPTAINER,
+            Series::Workloads => &WORKLOADS,
         };
         Pool::of(Arc::clone(cell.get_or_init(|| Arc::new(Hosts::up(series)))))
     }

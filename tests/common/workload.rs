@@ -21,6 +21,8 @@ use super::place::Place;
 const EVICTIONS: usize = 3;
 /// No workload here computes for longer.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// condor-criu refuses a shorter one.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// What is not the payload's, or not the same by nature.
 const NOT_COMPARED: [&str; 6] =
     [".job.ad", "_condor_stdout", "_condor_stderr", "condor-criu.log", "criu-checkpoint.tar.zst", ".condor-criu"];
@@ -39,6 +41,8 @@ pub struct Workload {
     pub program: Option<fn() -> &'static [u8]>,
     /// A shell command that makes more of them, in the first scratch directory.
     pub setup: &'static str,
+    /// A file of `setup`'s that each host has mounted at /run/cvmfs, through FUSE.
+    pub cvmfs: &'static str,
     /// The program and its arguments, as a shell reads them.
     pub command: &'static str,
     /// Settings that it needs, as flags.
@@ -59,6 +63,7 @@ pub const PLAIN: Workload = Workload {
     files: &[],
     program: None,
     setup: "",
+    cvmfs: "",
     command: "",
     settings: "",
     code: 0,
@@ -81,11 +86,21 @@ impl Workload {
         self.place.prepare(&bench);
         let peace = bench.host("peace", FIRST_USER);
         let inputs = self.inputs(&bench, &peace);
-        let mut undisturbed =
-            self.place.start(&bench, &peace, &format!("--interval never {} -- {}", self.settings, self.command));
+        let mut undisturbed = self.place.start(
+            &bench,
+            &peace,
+            self.cvmfs,
+            &format!("--interval never {} -- {}", self.settings, self.command),
+        );
         let (host, measured) = self.with_evictions(&bench, &inputs);
         let status = end(&mut undisturbed, &peace);
         assert_eq!(status, Some(self.code), "{}: in peace: {}\n{}", self.title, peace.stderr(), peace.log());
+        self.compare(&host, &peace);
+        self.note(&bench, &peace, &measured);
+    }
+
+    /// Both have ended; what they have left must be equal.
+    fn compare(&self, host: &Host<'_>, peace: &Host<'_>) {
         assert_eq!(host.stdout(), peace.stdout(), "{}: stdout\n{}", self.title, host.log());
         assert_eq!(host.stderr(), peace.stderr(), "{}: stderr\n{}", self.title, host.log());
         let (mine, theirs) = (self.tree(&host.scratch), self.tree(&peace.scratch));
@@ -93,7 +108,70 @@ impl Workload {
         for (name, content) in &mine {
             assert!(content == &theirs[name], "{}: {} differs\n{}", self.title, name.display(), host.log());
         }
-        self.note(&bench, &peace, &measured);
+    }
+
+    /// Runs it with these evictions, each so long after its beginning or its restore, by turns a periodic checkpoint (if it comes late enough to be
+    /// an interval) and a vacate; those that come after its end do not happen. Returns how many did. What HTCondor would do with a refusal (exit 75), another host with the same
+    /// checkpoint, is done and told to `refused`.
+    pub fn rehearse(&self, moments: &[Duration], refused: &mut dyn FnMut(&str)) -> usize {
+        let bench = Bench::new();
+        self.place.prepare(&bench);
+        let peace = bench.host("peace", FIRST_USER);
+        let inputs = self.inputs(&bench, &peace);
+        let quiet = format!("--interval never {} -- {}", self.settings, self.command);
+        let mut undisturbed = self.place.start(&bench, &peace, self.cvmfs, &quiet);
+        let mut host = self.next_host(&bench, &inputs, 0);
+        let (mut number, mut evictions, mut restores) = (0, 0, 0);
+        let status = loop {
+            let moment = moments.get(evictions);
+            let periodic = evictions % 2 == 0 && moment.is_some_and(|moment| *moment >= SHORTEST_INTERVAL);
+            let words = match moment {
+                Some(moment) if periodic => {
+                    format!("--interval {}ms {} -- {}", moment.as_millis(), self.settings, self.command)
+                }
+                _ => quiet.clone(),
+            };
+            let mut job = self.place.start(&bench, &host, self.cvmfs, &words);
+            if let Some(moment) = moment.filter(|_| !periodic)
+                && runs(&mut job, &host, restores)
+            {
+                std::thread::sleep(*moment);
+                if job.try_wait().unwrap().is_none() {
+                    let _ = kill(self.place.pid(&job), Signal::SIGTERM);
+                }
+            }
+            let status = end(&mut job, &host);
+            match status {
+                Some(85) => evictions += 1,
+                Some(75) => {
+                    let log = host.log();
+                    refused(log.lines().rfind(|line| line.contains("ERROR")).unwrap_or_default());
+                    assert!(number < 2 * moments.len() + 2, "{}: refused again and again\n{log}", self.title);
+                }
+                _ => break status,
+            }
+            restores = host.log().matches("the payload runs").count();
+            number += 1;
+            let next = self.next_host(&bench, &inputs, number);
+            host.carry_to(&next, &[]);
+            host = next;
+        };
+        assert_eq!(status, Some(self.code), "{}: {}\n{}", self.title, host.stderr(), host.log());
+        assert!(!host.log().contains("cannot save the payload:"), "{}: {}", self.title, host.log());
+        let status = end(&mut undisturbed, &peace);
+        assert_eq!(status, Some(self.code), "{}: in peace: {}\n{}", self.title, peace.stderr(), peace.log());
+        self.compare(&host, &peace);
+        evictions
+    }
+
+    /// The scratch directory on another host, under another path and user, with what HTCondor brings.
+    fn next_host<'a>(&self, bench: &'a Bench, inputs: &[(PathBuf, Vec<u8>)], number: usize) -> Host<'a> {
+        let user = if number.is_multiple_of(2) { FIRST_USER } else { SECOND_USER };
+        let host = bench.host(&format!("{}host{number}", "deeper/".repeat(number % 3)), user);
+        for (name, content) in inputs {
+            host.write(name.to_str().unwrap(), content);
+        }
+        host
     }
 
     /// Runs it to its end, at which the log must have these words: it cannot be saved, and is told so.
@@ -103,7 +181,7 @@ impl Workload {
         let host = bench.host("host", FIRST_USER);
         self.inputs(&bench, &host);
         let words_of_run = format!("--interval never {} -- {}", self.settings, self.command);
-        let mut job = self.place.start(&bench, &host, &words_of_run);
+        let mut job = self.place.start(&bench, &host, self.cvmfs, &words_of_run);
         let status = end(&mut job, &host);
         assert_eq!(status, Some(self.code), "{}: {}\n{}", self.title, host.stderr(), host.log());
         for words in words {
@@ -129,20 +207,12 @@ impl Workload {
     }
 
     fn with_evictions<'a>(&self, bench: &'a Bench, inputs: &[(PathBuf, Vec<u8>)]) -> (Host<'a>, Measured) {
-        let on = |number: usize| {
-            let user = if number.is_multiple_of(2) { FIRST_USER } else { SECOND_USER };
-            let host = bench.host(&format!("{}host{number}", "deeper/".repeat(number % 3)), user);
-            for (name, content) in inputs {
-                host.write(name.to_str().unwrap(), content);
-            }
-            host
-        };
-        let mut host = on(0);
+        let mut host = self.next_host(bench, inputs, 0);
         for number in 0..EVICTIONS {
             let periodic = number % 2 == 0;
             let interval = if periodic { format!("{}ms", (self.every * 1000.0) as u64) } else { "never".to_owned() };
             let words = format!("--interval {interval} {} -- {}", self.settings, self.command);
-            let mut job = self.place.start(bench, &host, &words);
+            let mut job = self.place.start(bench, &host, self.cvmfs, &words);
             if !periodic {
                 until_it_runs(&mut job, &host, number);
                 std::thread::sleep(Duration::from_secs_f64(self.every));
@@ -150,12 +220,16 @@ impl Workload {
             }
             let status = end(&mut job, &host);
             assert_eq!(status, Some(85), "{}: eviction {number}: {}\n{}", self.title, host.stderr(), host.log());
-            let next = on(number + 1);
+            let next = self.next_host(bench, inputs, number + 1);
             host.carry_to(&next, &[]);
             host = next;
         }
-        let mut job =
-            self.place.start(bench, &host, &format!("--interval never {} -- {}", self.settings, self.command));
+        let mut job = self.place.start(
+            bench,
+            &host,
+            self.cvmfs,
+            &format!("--interval never {} -- {}", self.settings, self.command),
+        );
         let status = end(&mut job, &host);
         assert_eq!(status, Some(self.code), "{}: {}\n{}", self.title, host.stderr(), host.log());
         let mut measured = Measured::default();
@@ -238,9 +312,18 @@ fn end(job: &mut Child, host: &Host<'_>) -> Option<i32> {
 }
 
 fn until_it_runs(job: &mut Child, host: &Host<'_>, restores: usize) {
+    assert!(runs(job, host, restores), "{}\n{}", host.stderr(), host.log());
+}
+
+/// Waits until it has been started or restored more than so many times; false if it ends before.
+fn runs(job: &mut Child, host: &Host<'_>, restores: usize) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while host.log().matches("the payload runs").count() <= restores {
-        assert!(job.try_wait().unwrap().is_none() && Instant::now() < deadline, "{}\n{}", host.stderr(), host.log());
+        if job.try_wait().unwrap().is_some() {
+            return false;
+        }
+        assert!(Instant::now() < deadline, "{}\n{}", host.stderr(), host.log());
         std::thread::sleep(Duration::from_millis(10));
     }
+    true
 }

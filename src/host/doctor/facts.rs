@@ -65,10 +65,12 @@ impl Facts {
         if !self.masked.is_empty() {
             let shown = self.masked.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
             checks.push(
-                Check::new("/proc", Status::Limited, format!("parts are masked ({shown}): the kernel may refuse a fresh one"))
-                    .remedy(
-                        "the administrator sets systempaths=unconfined (Docker, Podman) or procMount: Unmasked (Kubernetes)",
-                    ),
+                Check::new(
+                    "/proc",
+                    Status::Limited,
+                    format!("parts are masked ({shown}): the kernel may refuse a fresh one"),
+                )
+                .remedy(namespaces::UNMASK),
             );
         }
         if self.seccomp {

@@ -34,14 +34,30 @@ pub(super) enum Outcome {
     TooLate,
 }
 
-/// Runs the probe in `scratch`; if `vacate`, asks it to leave as soon as it stands.
-pub(super) fn live(scratch: &Path, flags: &[String], vacate: bool, deadline: Instant) -> io::Result<Outcome> {
-    let me = std::env::current_exe()?;
-    std::fs::copy(&me, scratch.join(PROGRAM))?;
+/// Puts the probe's executable into `scratch`: one file for all lives of the probe below `place`, since a container's `/tmp` may have room
+/// for a few copies only (Apptainer's has 64 MB).
+fn install(place: &Path, scratch: &Path) -> io::Result<()> {
+    let program = place.join(PROGRAM);
+    if !program.exists() {
+        std::fs::copy(std::env::current_exe()?, &program)?;
+    }
+    let here = scratch.join(PROGRAM);
+    std::fs::hard_link(&program, &here).or_else(|_| std::fs::copy(&program, &here).map(drop))
+}
+
+/// Runs the probe in `scratch`, which is below `place`; if `vacate`, asks it to leave as soon as it stands.
+pub(super) fn live(
+    place: &Path,
+    scratch: &Path,
+    flags: &[String],
+    vacate: bool,
+    deadline: Instant,
+) -> io::Result<Outcome> {
+    install(place, scratch)?;
     let watch = Inotify::init(InitFlags::IN_CLOEXEC)?;
     watch.add_watch(scratch, AddWatchFlags::IN_CREATE)?;
     let stream = |name: &str| File::options().append(true).create(true).open(scratch.join(name));
-    let mut command = Command::new(&me);
+    let mut command = Command::new(std::env::current_exe()?);
     command.arg("run").arg("--scratch").arg(scratch).args(flags).args(["--interval", "never", "--"]);
     command.arg(format!("./{PROGRAM}")).arg("probe").current_dir(scratch);
     command.stdin(Stdio::null()).stdout(stream("_condor_stdout")?).stderr(stream(STDERR)?);

@@ -66,6 +66,9 @@ impl Drop for Place {
     }
 }
 
+/// What to do where the probe does not fit.
+const NO_ROOM: &str = "let TMPDIR name a directory with 100 MB of room";
+
 /// Saves and restores the probe below `place`, with these flags for `run`, until `deadline` at the latest.
 pub fn probe(place: &Path, name: &str, flags: &[String], deadline: Instant) -> Result<Success, NotPossible> {
     let failed = |stage, why: String| NotPossible { stage, why, remedy: None };
@@ -73,9 +76,14 @@ pub fn probe(place: &Path, name: &str, flags: &[String], deadline: Instant) -> R
         let path = place.join(name).join(life);
         fs::DirBuilder::new().recursive(true).mode(0o755).create(&path).map(|()| path)
     };
-    let cannot = |stage| move |error: io::Error| failed(stage, format!("the probe cannot be run: {error}"));
+    let cannot = |stage| {
+        move |error: io::Error| NotPossible {
+            remedy: (error.kind() == io::ErrorKind::StorageFull).then(|| NO_ROOM.to_owned()),
+            ..failed(stage, format!("the probe cannot be run: {error}"))
+        }
+    };
     let first = directory("first").map_err(cannot(Stage::Start))?;
-    match life::live(&first, flags, true, deadline).map_err(cannot(Stage::Start))? {
+    match life::live(place, &first, flags, true, deadline).map_err(cannot(Stage::Start))? {
         Outcome::Ended(Ended::Exited(DEFAULT_CHECKPOINT_CODE)) => {}
         outcome => return Err(explain(&first, outcome, Stage::Start)),
     }
@@ -85,7 +93,7 @@ pub fn probe(place: &Path, name: &str, flags: &[String], deadline: Instant) -> R
     for file in [checkpoint, "_condor_stdout", STDERR, journal::NAME] {
         fs::copy(first.join(file), second.join(file)).map_err(cannot(Stage::Restore))?;
     }
-    match life::live(&second, flags, false, deadline).map_err(cannot(Stage::Restore))? {
+    match life::live(place, &second, flags, false, deadline).map_err(cannot(Stage::Restore))? {
         Outcome::Ended(Ended::Exited(code)) if i32::from(code) == WELL => {}
         outcome => return Err(explain(&second, outcome, Stage::Restore)),
     }
