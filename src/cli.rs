@@ -188,6 +188,9 @@ pub struct SettingsFlags {
     /// When the newest checkpoint cannot be restored: previous, requeue, restart or hold
     #[arg(long, value_name = "WHAT")]
     pub on_unrestorable: Option<String>,
+    /// A checkpoint of another user: refuse or restore
+    #[arg(long, value_name = "WHAT")]
+    pub foreign: Option<String>,
     /// Threads for packing; 0 means as many as the slot has cpus
     #[arg(long, value_name = "N")]
     pub threads: Option<String>,
@@ -211,6 +214,7 @@ impl SettingsFlags {
             ("carry_files", self.carry_files),
             ("keep", self.keep),
             ("on_unrestorable", self.on_unrestorable),
+            ("foreign", self.foreign),
             ("threads", self.threads),
             ("log_level", self.log_level),
         ];

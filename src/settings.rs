@@ -39,6 +39,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("carry_files", "\"auto\", \"none\", or patterns of absolute paths; \"auto\" may be one of them"),
     ("keep", "1, or 2: the generation before the newest is kept too"),
     ("on_unrestorable", "\"previous\", \"requeue\", \"restart\" or \"hold\""),
+    ("foreign", "\"refuse\" or \"restore\": a checkpoint of another user"),
     ("vacate_signals", "signals that mean: save and leave"),
     ("checkpoint_signals", "signals that mean: save and go on"),
     ("dump_timeout", "how long criu may take to save: a duration"),
@@ -129,6 +130,8 @@ pub struct Settings {
     pub keep: u8,
     /// See [`KEYS`].
     pub on_unrestorable: OnUnrestorable,
+    /// Whether another user's checkpoint is restored too.
+    pub foreign: bool,
     /// See [`KEYS`].
     pub vacate_signals: Vec<Signal>,
     /// See [`KEYS`].
@@ -239,6 +242,7 @@ fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
         carry_files: read.get("carry_files", carry_files)?.unwrap_or_default(),
         keep: read.get("keep", keep)?.unwrap_or(1),
         on_unrestorable: read.get("on_unrestorable", on_unrestorable)?.unwrap_or_default(),
+        foreign: read.get("foreign", foreign)?.unwrap_or(false),
         vacate_signals: read.get("vacate_signals", signals)?.unwrap_or(vacate_signals),
         checkpoint_signals: read.get("checkpoint_signals", signals)?.unwrap_or(checkpoint_signals),
         dump_timeout: read.get("dump_timeout", duration)?,

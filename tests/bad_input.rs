@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
@@ -224,6 +225,27 @@ fn a_checkpoint_from_a_newer_format() {
             .unwrap();
     writer.finish(br#"{"format": 99, "payload": "something else"}"#).unwrap();
     refused(&host, &["--", "true"], 75, &["it has format 99", "newer"]);
+}
+
+#[test]
+fn files_of_another_size_than_the_manifest_says() {
+    use condor_criu::checkpoint::archive::{Compression, Meta, Reader, WriteOptions, Writer};
+    let bench = Bench::new();
+    let good = with_checkpoint(&bench, "good", "20");
+    let manifest = Reader::open(good.checkpoint()).unwrap().manifest().to_vec();
+    let host = bench.host("host", SECOND_USER);
+    let path = host.write("criu-checkpoint.tar.zst", "");
+    let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+    let options = WriteOptions { compression: Compression::Auto, threads: 1, ..WriteOptions::default() };
+    let writer = Writer::create(file, options).unwrap();
+    writer.add(Meta::file("sandbox/reaper", 1), Some(&mut &b"x"[..])).unwrap();
+    // Zeros in a few bytes.
+    let mut bomb = writer.stream("work/bomb").unwrap();
+    std::io::copy(&mut std::io::repeat(0).take(64 << 20), &mut bomb).unwrap();
+    bomb.finish().unwrap();
+    writer.finish(&manifest).unwrap();
+    refused(&host, &["--", "true"], 125, &["its files have another size than it says"]);
+    assert!(!host.scratch.join("bomb").exists());
 }
 
 #[test]

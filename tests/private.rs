@@ -6,9 +6,12 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use common::local::{Bench, FIRST_USER, Host, assert_code};
+use common::local::{Bench, FIRST_USER, Host, SECOND_USER, assert_code};
 use nix::sys::signal::Signal;
+
+const COUNT: &str = include_str!("payloads/count.py");
 
 fn mode(host: &Host<'_>, name: &str) -> u32 {
     fs::symlink_metadata(host.scratch.join(name)).unwrap().permissions().mode() & 0o7777
@@ -119,4 +122,94 @@ fn a_link_in_the_place_of_the_log_or_the_checkpoint_is_not_followed() {
     assert_code(&host, host.run(&["--", "true"]), 125);
     assert!(host.stderr().contains("cannot write to the scratch directory"), "{}", host.stderr());
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious\n");
+}
+
+/// A checkpoint of the job at line 9, and the host that made it.
+fn saved<'a>(bench: &'a Bench, ad: &str) -> Host<'a> {
+    let first = bench.host("first", FIRST_USER);
+    first.job_ad(85).write("count.py", COUNT);
+    first.write(".job.ad", format!("{}{ad}", first.read(".job.ad")));
+    let mut job = first.start(&["--", "python3", "count.py", "30"]);
+    job.until_output("line9 ").signal(Signal::SIGTERM);
+    assert_code(&first, job.end(), 85);
+    drop(job);
+    first
+}
+
+#[test]
+fn another_user_s_checkpoint_is_not_restored_unless_asked_for() {
+    let bench = Bench::new();
+    let first = saved(&bench, "User = \"alice@pool\"\n");
+    let checkpoint = fs::read(first.checkpoint()).unwrap();
+    let host = |name: &str, user: &str| {
+        let host = bench.host(name, FIRST_USER);
+        host.job_ad(85).write("count.py", COUNT);
+        host.write(".job.ad", format!("{}User = \"{user}\"\n", host.read(".job.ad")));
+        first.carry_to(&host, &[]);
+        host
+    };
+    let words = ["--", "python3", "count.py", "30"];
+    // A job of another user.
+    let mallory = host("mallory", "mallory@pool");
+    assert_code(&mallory, mallory.run(&words), 125);
+    assert!(mallory.stderr().contains("it is of a job of alice@pool"), "{}", mallory.stderr());
+    assert_eq!(fs::read(mallory.checkpoint()).unwrap(), checkpoint);
+    assert_eq!(mallory.stdout(), first.stdout());
+    // A file of another user.
+    let stolen = host("stolen", "alice@pool");
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(stolen.checkpoint(), Some(SECOND_USER), None).unwrap();
+        fs::set_permissions(stolen.checkpoint(), fs::Permissions::from_mode(0o644)).unwrap();
+        assert_code(&stolen, stolen.run(&words), 125);
+        assert!(stolen.stderr().contains(&format!("it is the file of user {SECOND_USER}")), "{}", stolen.stderr());
+    } else {
+        println!("LEFT OUT: a file of another user, which only root can make");
+    }
+    // By one's own word.
+    let asked = host("asked", "mallory@pool");
+    assert_code(&asked, asked.run(&["--foreign", "restore", "--", "python3", "count.py", "30"]), 42);
+    assert_eq!(asked.stdout().lines().count(), 30);
+}
+
+#[test]
+fn a_checkpoint_that_needs_more_room_than_there_is_is_refused_before_it_is_unpacked() {
+    let bench = Bench::new();
+    let first = bench.host("first", FIRST_USER);
+    first.job_ad(85);
+    let script = "head -c 30000000 /dev/urandom >big; echo up; while [ ! -e go ]; do sleep 0.05; done; wc -c <big";
+    first.write("job", format!("#!/bin/sh\n{script}\n"));
+    let mut job = first.start(&["--", "./job"]);
+    job.until_output("up").signal(Signal::SIGTERM);
+    assert_code(&first, job.end(), 85);
+    if !nix::unistd::geteuid().is_root() {
+        println!("LEFT OUT: only root can mount a scratch directory that is too small");
+        return;
+    }
+    let small = bench.host("small", FIRST_USER);
+    let size = fs::metadata(first.checkpoint()).unwrap().len() + (10 << 20);
+    let options = format!("size={size},mode=0755,uid={FIRST_USER},gid={FIRST_USER}");
+    let mounted = Mounted::tmpfs(&small.scratch, &options);
+    small.job_ad(85).write("job", first.read("job"));
+    first.carry_to(&small, &[]);
+    assert_code(&small, small.run(&["--", "./job"]), 75);
+    assert!(small.stderr().contains("bytes in the scratch directory, where"), "{}", small.stderr());
+    assert!(!small.scratch.join("big").exists());
+    drop(mounted);
+}
+
+/// A file system that is there until the test ends.
+struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    fn tmpfs(path: &'a Path, options: &str) -> Mounted<'a> {
+        let done = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(path).status();
+        assert!(done.unwrap().success());
+        Mounted(path)
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
+    }
 }

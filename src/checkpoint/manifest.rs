@@ -52,6 +52,9 @@ pub struct Manifest {
     pub reason: Reason,
     /// `cluster.proc`, if HTCondor said so.
     pub job: Option<String>,
+    /// Whose job it is (`User` of the job ad), if HTCondor said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// In which attempt, as HTCondor counts them (`NumJobCompletions`).
     #[serde(default)]
     pub attempt: i64,
@@ -79,6 +82,9 @@ pub struct Manifest {
     pub relayed: Vec<u8>,
     /// Files that the job was given and has not changed: not carried, because HTCondor brings them again.
     pub inputs: Vec<Input>,
+    /// Bytes of all files in the archive but criu's images, holes included: what unpacking makes, and no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpacked_bytes: Option<u64>,
     /// The host's files that the payload has mapped or open.
     #[serde(default)]
     pub files: Vec<HostFile>,
@@ -270,6 +276,7 @@ mod tests {
             created: 1.5,
             reason: Reason::Vacate,
             job: Some("1.0".into()),
+            owner: None,
             attempt: 0,
             program: "sim".into(),
             condor_criu: "0.1.0".into(),
@@ -289,6 +296,7 @@ mod tests {
             streams: vec![],
             relayed: vec![],
             inputs: vec![],
+            unpacked_bytes: None,
             files: vec![],
             limits: Limits::default(),
             kernel_features: BTreeSet::new(),

@@ -99,6 +99,11 @@ impl Job {
         ended.is_some_and(|ended| attempt <= ended && ended < self.attempt())
     }
 
+    /// Whose job it is: `user@domain`.
+    pub fn user(&self) -> Option<String> {
+        self.ad.as_ref()?.string("User")
+    }
+
     /// How many hosts in a row have tried to restore the newest checkpoint and failed, as the queue has been told.
     pub fn failed_restores(&self) -> i64 {
         self.ad.as_ref().and_then(|ad| ad.integer(FAILED_RESTORES)).unwrap_or(0)

@@ -58,6 +58,14 @@ pub fn compat(text: &str) -> Result<Compat, String> {
     }
 }
 
+pub fn foreign(text: &str) -> Result<bool, String> {
+    match text {
+        "refuse" => Ok(false),
+        "restore" => Ok(true),
+        _ => Err("neither \"refuse\" nor \"restore\"".into()),
+    }
+}
+
 pub fn keep(text: &str) -> Result<u8, String> {
     match text {
         "1" => Ok(1),

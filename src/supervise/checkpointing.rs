@@ -249,6 +249,7 @@ impl Supervisor {
             created: 0.0,
             reason,
             job: launch.job.id(),
+            owner: launch.job.user(),
             attempt: launch.job.attempt(),
             program: launch.program.clone(),
             condor_criu: env!("CARGO_PKG_VERSION").to_owned(),
@@ -272,6 +273,7 @@ impl Supervisor {
             streams: streams::sizes(&launch.streams, &launch.job.scratch),
             relayed: (0..3).filter(|number| launch.streams[usize::from(*number)] == Stream::Relayed).collect(),
             inputs: Vec::new(),
+            unpacked_bytes: None,
             files: carry::choose(
                 &self.sandbox.proc(),
                 &self.sandbox.root(),

@@ -15,7 +15,7 @@ use super::afresh;
 use super::bring_back::Opened;
 use super::choose::{self, Chosen};
 use super::streams::{self, Stream};
-use super::{alone, carry, environment, gate, placeholders};
+use super::{alone, carry, environment, gate, needs, placeholders, trust};
 use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::manifest::Processor;
 use crate::checkpoint::{self, NotCarried, Place, commit};
@@ -23,13 +23,12 @@ use crate::criu::{self, Criu, find};
 use crate::exit::{Exit, Failure};
 use crate::host::baseline::Baseline;
 use crate::host::namespaces::UNMASK;
-use crate::host::{self, cpu, mpi, privilege};
+use crate::host::{self, cpu, privilege};
 use crate::htcondor::Job;
 use crate::journal;
-use crate::sandbox::compat::{self, Compat};
+use crate::sandbox::compat;
 use crate::sandbox::{
-    CRIU_DIR, Command, DEFAULT_PATH, Identity, LAID_DIR, Network, Plan, STATE_DIR, Sandbox, SandboxError, inside,
-    supplementary_groups,
+    CRIU_DIR, Command, Identity, LAID_DIR, Plan, STATE_DIR, Sandbox, SandboxError, inside, supplementary_groups,
 };
 use crate::settings::{Layer, Settings};
 
@@ -170,6 +169,9 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         Some(previous) if from_previous => previous.clone(),
         _ => place.newest.clone(),
     };
+    if let Some(opened) = opened.as_ref().filter(|_| !settings.foreign) {
+        trust::is_ours(&checkpoint, opened, &job)?;
+    }
     let state_dir = job.scratch.join(STATE_DIR);
     make_state_dir(&state_dir).map_err(unwritable)?;
     let criu = criu::find(settings.criu.as_deref(), &job.scratch, &state_dir.join("criu")).map_err(|error| {
@@ -212,6 +214,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     let host = uname.nodename().to_string_lossy().into_owned();
     if let Some(opened) = &opened {
         gate::pass(&opened.manifest, &gate::Here { flags: &here, kernel: &kernel, criu: criu.version })?;
+        trust::fits(&checkpoint, opened, &job.scratch)?;
     }
     // What it was started with, it may use on every later host.
     let cpu = opened.as_ref().map_or_else(
@@ -227,11 +230,11 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     let job_dir = opened.as_ref().map_or_else(|| settings.job_dir.clone(), |opened| opened.manifest.job_dir.clone());
     let network = match &opened {
         Some(opened) => opened.manifest.network,
-        None => settings.network.unwrap_or_else(|| network_for(program, &job)),
+        None => settings.network.unwrap_or_else(|| needs::network(program, &job)),
     };
     let compat = match &opened {
         Some(opened) => opened.compat.clone(),
-        None => compat_for(program, &job, settings.compat),
+        None => needs::compat(program, &job, settings.compat),
     };
     let payload = opened.is_none().then(|| {
         let mut command = command(program, arguments, &job, &job_dir, &streams, settings.cpu_baseline);
@@ -349,40 +352,6 @@ fn groups_inside(identity: &Identity) -> Result<Vec<u32>, Failure> {
     let groups = supplementary_groups().map_err(|error| Failure::start("cannot read this user's groups", error))?;
     let outer = identity.outer_gid.as_raw();
     Ok(groups.into_iter().map(|group| if group == outer { identity.inner_gid } else { OVERFLOW_GID }).collect())
-}
-
-/// Where the program is on this host, as far as can be told before the sandbox stands. A job of HTCondor has no PATH.
-fn locate(program: &OsString, job: &Job) -> PathBuf {
-    let path = Path::new(program);
-    let places = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-    let in_path = || std::env::split_paths(&places).map(|place| place.join(path)).find(|path| path.is_file());
-    let transferred = Some(job.scratch.join(path)).filter(|path| path.is_file());
-    transferred.or_else(in_path).unwrap_or_else(|| path.to_path_buf())
-}
-
-/// The compatibility helper, if the payload is to have it.
-fn compat_for(program: &OsString, job: &Job, wanted: Compat) -> Option<Vec<u8>> {
-    let why = match wanted {
-        Compat::Off => return None,
-        Compat::On => None,
-        Compat::Auto => compat::refusal(&locate(program, job)),
-    };
-    match why {
-        Some(why) => tracing::info!("compat = off: {why}"),
-        None => return Some(compat::built_in().to_vec()),
-    }
-    None
-}
-
-/// The network that the program is known to need.
-fn network_for(program: &OsString, job: &Job) -> Network {
-    match mpi::uses_mpi(&locate(program, job), std::env::var_os("LD_LIBRARY_PATH").as_deref()) {
-        Some(why) => {
-            tracing::info!("network = private: {why}");
-            Network::Private
-        }
-        None => Network::Host,
-    }
 }
 
 /// Our directory, empty but for what the sandbox binds.

@@ -16,6 +16,7 @@ mod environment;
 mod events;
 mod gate;
 pub mod launch;
+mod needs;
 mod placeholders;
 pub mod policy;
 mod restoring;
@@ -23,6 +24,7 @@ pub mod save;
 mod signals;
 mod streams;
 mod supervisor;
+mod trust;
 pub mod window;
 mod within;
 

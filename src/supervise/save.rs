@@ -1,5 +1,6 @@
 //! From a stopped process tree to a committed checkpoint. Runs in a thread of its own: the supervisor goes on listening.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -89,7 +90,7 @@ pub fn finished(
     let (draft, file) = Draft::create(&target.state_dir, target.place.clone())?;
     let options = target.options;
     let writer = Writer::create(file, options)?;
-    let work = move || done(Packer { stopped, draft, writer, began: target.began }.pack());
+    let work = move || done(Packer { stopped, draft, writer, began: target.began, unpacked: Cell::new(0) }.pack());
     std::thread::Builder::new().name("save".into()).spawn(work).map(drop)
 }
 
@@ -127,7 +128,7 @@ impl Saving {
             // Without a word criu has failed, and the draft goes away.
             let Ok(mut stopped) = stopped.recv() else { return None };
             stopped.manifest.kernel_features = features;
-            done(Packer { stopped, draft, writer, began }.pack());
+            done(Packer { stopped, draft, writer, began, unpacked: Cell::new(0) }.pack());
             None
         });
         Ok(Saving { go, cancel, thread: thread.map_err(|error| error.to_string())? })
@@ -154,6 +155,8 @@ struct Packer {
     draft: Draft,
     writer: Writer,
     began: Instant,
+    /// Bytes of the files that have been added.
+    unpacked: Cell<u64>,
 }
 
 impl Packer {
@@ -173,6 +176,7 @@ impl Packer {
         let inputs = packed.map_err(|error| format!("cannot pack: {error}"))?;
         let mut manifest = self.stopped.manifest;
         manifest.inputs = inputs;
+        manifest.unpacked_bytes = Some(self.unpacked.get());
         manifest.created = now();
         manifest.cost.frozen_seconds = self.began.elapsed().as_secs_f64();
         let text = serde_json::to_vec_pretty(&manifest).map_err(|error| error.to_string())?;
@@ -190,9 +194,14 @@ impl Packer {
             let told = |error: io::Error| io::Error::other(format!("{}: {error}", file.path.display()));
             let opened = File::open(&full).map_err(told)?;
             let metadata = opened.metadata()?;
-            self.writer.add_file(meta(&name, Kind::File, &metadata), &opened)?;
+            self.add_file(meta(&name, Kind::File, &metadata), &opened)?;
         }
         Ok(())
+    }
+
+    fn add_file(&self, meta: Meta, file: &File) -> io::Result<()> {
+        self.unpacked.set(self.unpacked.get().saturating_add(meta.size));
+        Ok(self.writer.add_file(meta, file)?)
     }
 
     fn add_ours(&self, name: &str, mut content: &[u8]) -> io::Result<()> {
@@ -243,7 +252,7 @@ impl Packer {
                         // Not through a link that took its place since: only what was listed is carried.
                         let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&full);
                         let file = file.map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
-                        self.writer.add_file(meta(&name, Kind::File, &metadata), &file)?;
+                        self.add_file(meta(&name, Kind::File, &metadata), &file)?;
                     }
                 }
             }

@@ -187,7 +187,12 @@ const STEER: &str = "TARGET.Machine =!= MY.ChirpCriuRefusedBy";
 
 /// The comment that says how a changed line was.
 fn was(one: &Statement) -> String {
-    one.text.lines().map(|line| format!("# was: {}\n", line.trim_end().trim_end_matches('\\').trim_end())).collect()
+    one.text.lines().map(comment).collect()
+}
+
+/// A comment that ended in a backslash would go on in the next line.
+fn comment(line: &str) -> String {
+    format!("# was: {}\n", line.trim_end_matches(|c: char| c == '\\' || c.is_whitespace()))
 }
 
 fn before_list(one: &Statement, value: &str, ours: &str) -> String {
@@ -217,9 +222,7 @@ fn queue(one: &Statement) -> String {
         return one.text.clone();
     }
     let end = if one.text.contains('\n') { "\n" } else { "" };
-    // A comment that ends in a backslash goes on in the next line.
-    let before = head.trim_end().trim_end_matches('\\').trim_end();
-    format!("# was: {before}\n{renamed}{end}{rest}")
+    format!("{}{renamed}{end}{rest}", comment(head))
 }
 
 /// When the job leaves the queue by the user's own lines: HTCondor joins max_retries and on_exit_remove with "or", and a job that is to come
