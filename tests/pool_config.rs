@@ -32,8 +32,9 @@ fn pool_with_criu(series: Series) -> Pool {
     pool
 }
 
-/// Counts to 60, says what it was called with, and is put to 3.
-const PROGRAM: &str = "#!/bin/sh\necho \"called $*\"\nn=0\nwhile [ $n -lt 60 ]; do sleep 0.1; n=$((n + 1)); echo \"line $n\"; done\nexit 3\n";
+/// Counts to 60, says what it was called with, and is put to 3. At 30 it waits until it has been moved, however busy the machine is.
+const PROGRAM: &str = "#!/bin/sh\necho \"called $*\"\nn=0\nwhile [ $n -lt 60 ]; do\nsleep 0.1; n=$((n + 1)); echo \"line $n\"\n\
+    while [ $n = 30 ] && ! grep -q 'runs again' condor-criu.log; do sleep 0.1; done\ndone\nexit 3\n";
 
 const LINES: &str = "job_machine_attrs = Machine\nrequirements = TARGET.Machine =!= MY.MachineAttrMachine0\n";
 
@@ -114,8 +115,8 @@ fn several_jobs_and_a_dag(series: Series) {
     pool.ask(Host::Ap, "alice", &["sh", "-c", script]);
     let read = |place: &str, name: &str| std::fs::read_to_string(folder.join(place).join(name)).unwrap_or_default();
     let deadline = std::time::Instant::now() + PATIENCE;
-    // Each of them once, when it has run for a while.
-    let young = "WantCriu =?= true && JobStatus == 2 && NumJobStarts < 2 && time() - JobCurrentStartDate > 1";
+    // Each of them once or twice, when it has run for a while: one that was taken away before it ran has nothing to go on from.
+    let young = "WantCriu =?= true && JobStatus == 2 && NumJobStarts < 3 && time() - JobCurrentStartDate > 1";
     while !places.iter().all(|place| read(place, "out").contains("line 60\n")) {
         pool.exec(Host::Ap, "root", &["condor_vacate_job", "-constraint", young]);
         assert!(
@@ -125,16 +126,13 @@ fn several_jobs_and_a_dag(series: Series) {
         );
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
-    let mut vacated = 0;
     for (place, arguments) in
         places.iter().zip(["number 0", "number 1", "number 2", "number 3", "number 4", "a 1", "b 2", "alpha"])
     {
         let log = read(place, "condor-criu.log");
         assert_eq!(read(place, "out"), expected(arguments), "{place}: {log}");
-        vacated += usize::from(log.contains("runs again"));
+        assert!(log.contains("runs again"), "{place}: {log}");
     }
-    // The machine may be so busy that one ends before it is vacated.
-    assert!(vacated >= 6, "only {vacated} jobs were moved");
 }
 
 fn what_cannot_be_checkpointed_is_refused(series: Series) {
@@ -161,7 +159,8 @@ fn what_cannot_be_checkpointed_is_refused(series: Series) {
 fn execution_points_advertise(series: Series) {
     let pool = &pool_with_criu(series);
     for host in [Host::Ep1, Host::Ep2] {
-        pool.configure(host, &format!("{EXECUTION_POINT}\n{PLACES}"));
+        // A machine that is busy with other tests may need a second look.
+        pool.configure(host, &format!("{EXECUTION_POINT}\n{PLACES}STARTD_CRON_CRIU_PERIOD = 5s\n"));
         let user = if host == Host::Ep1 { "root" } else { "pilot" };
         // Read by HTCondor itself, which refuses what it does not understand.
         let retirement = pool.ask(host, user, &["condor_config_val", "MAXJOBRETIREMENTTIME"]);
