@@ -142,7 +142,8 @@ fn advertise_does_not_wait_for_a_criu_that_hangs() {
     let ad = assert_output(&output, 0);
     // The promise is 2 s; a hang would be for ever, and a busy machine is no reason to fail.
     assert!(began.elapsed() < Duration::from_secs(20));
-    assert!(ad.contains("HasCriu = false\nCriuReason = \"it was not done in time\"\n-\n"), "{ad}");
+    // Not known is not no: a host may just be busy.
+    assert!(ad.contains("CriuReason = \"it was not done in time\"\n-\n") && !ad.contains("HasCriu"), "{ad}");
     let left = Command::new("pgrep").args(["-f", "^sleep 1000"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&left.stdout), "", "the sandbox was not killed");
 }

@@ -23,12 +23,14 @@ pub fn advertise(settings: &Settings) -> Result<Exit, Failure> {
         format!("CriuKernel = {}", quoted(&facts.kernel)),
         format!("CriuMicroarch = {}", quoted(&facts.microarch)),
     ];
-    let possible = Place::new().map_err(|error| format!("no directory for the probe: {error}")).and_then(|place| {
+    // Whether it can is known, and why not.
+    let no = |why: String| (true, why);
+    let possible = Place::new().map_err(|error| no(format!("no directory for the probe: {error}"))).and_then(|place| {
         let criu = find::find(settings.criu.as_deref(), place.path(), &place.path().join("criu"))
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| no(error.to_string()))?;
         lines.push(format!("CriuVersion = {}", quoted(&criu.version.to_string())));
         let host = probe::probe(place.path(), "host", &flags(&criu, settings, "host"), deadline);
-        let host = host.map_err(|failed| failed.why)?;
+        let host = host.map_err(|failed| (!failed.late, failed.why))?;
         let private = probe::probe(place.path(), "private", &flags(&criu, settings, "private"), deadline);
         Ok(Tried { host: Ok(host), private })
     });
@@ -38,8 +40,11 @@ pub fn advertise(settings: &Settings) -> Result<Exit, Failure> {
             lines.push(format!("CriuMode = {}", quoted(&Mode::Rootless.to_string())));
             lines.push(format!("CriuFeatures = {}", quoted(&tried.features(&facts).join(","))));
         }
-        Err(why) => {
-            lines.push("HasCriu = false".to_owned());
+        Err((known, why)) => {
+            // A host that is too busy to answer is none that cannot: jobs are kept away by false alone.
+            if known {
+                lines.push("HasCriu = false".to_owned());
+            }
             lines.push(format!("CriuReason = {}", quoted(&why)));
         }
     }

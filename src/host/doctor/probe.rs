@@ -42,6 +42,8 @@ pub struct NotPossible {
     pub why: String,
     /// What to do.
     pub remedy: Option<String>,
+    /// It was only too slow: whether it is possible is not known.
+    pub late: bool,
 }
 
 /// A temporary directory that is removed at the end.
@@ -71,7 +73,7 @@ const NO_ROOM: &str = "let TMPDIR name a directory with 100 MB of room";
 
 /// Saves and restores the probe below `place`, with these flags for `run`, until `deadline` at the latest.
 pub fn probe(place: &Path, name: &str, flags: &[String], deadline: Instant) -> Result<Success, NotPossible> {
-    let failed = |stage, why: String| NotPossible { stage, why, remedy: None };
+    let failed = |stage, why: String| NotPossible { stage, why, remedy: None, late: false };
     let directory = |life: &str| {
         let path = place.join(name).join(life);
         fs::DirBuilder::new().recursive(true).mode(0o755).create(&path).map(|()| path)
@@ -125,6 +127,7 @@ fn explain(scratch: &Path, outcome: Outcome, begun: Stage) -> NotPossible {
     let stderr = fs::read_to_string(scratch.join(STDERR)).unwrap_or_default();
     let log = fs::read_to_string(scratch.join(journal::NAME)).unwrap_or_default();
     let stage = if begun == Stage::Start && log.contains("the payload runs") { Stage::Save } else { begun };
+    let late = matches!(outcome, Outcome::TooLate);
     let (why, remedy) = match (outcome, told) {
         (Outcome::TooLate, _) => ("it was not done in time".to_owned(), None),
         // The failure that ends `run` is on stderr, with its remedy in a line of its own.
@@ -135,7 +138,7 @@ fn explain(scratch: &Path, outcome: Outcome, begun: Stage) -> NotPossible {
             (format!("the probe ended by {ended} {last}").trim().to_owned(), None)
         }
     };
-    NotPossible { stage, why, remedy }
+    NotPossible { stage, why, remedy, late }
 }
 
 pub(super) fn two_parts(words: &str, between: &str) -> (String, Option<String>) {
