@@ -136,7 +136,7 @@ pub struct Rehearse {
     pub transfer: Vec<PathBuf>,
     /// Make the scratch directories here and keep them
     #[arg(long, value_name = "DIR")]
-    pub keep: Option<PathBuf>,
+    pub keep_in: Option<PathBuf>,
     /// Write a page with the timeline of both runs
     #[arg(long, value_name = "FILE.html")]
     pub report: Option<PathBuf>,
@@ -226,5 +226,13 @@ impl SettingsFlags {
     pub fn flags(self) -> Vec<OsString> {
         let flag = |(key, value): (String, String)| format!("--{}={value}", key.replace('_', "-")).into();
         self.layer().values.into_iter().map(flag).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_command_has_a_flag_twice() {
+        <super::Cli as clap::CommandFactory>::command().debug_assert();
     }
 }

@@ -23,6 +23,8 @@ pub fn open(scratch: &Path, level: tracing::Level) -> io::Result<()> {
         .with_max_level(level)
         .with_ansi(false)
         .with_target(false)
+        // What cannot be written (a full disk) would be told on stderr, which is the payload's.
+        .log_internal_errors(false)
         .with_writer(Mutex::new(file))
         .finish();
     // A second call in one process (unit tests) keeps the first log.

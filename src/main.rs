@@ -1,5 +1,6 @@
 //! parse → run → exit status; nothing else.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -10,7 +11,8 @@ use condor_criu::exit::Exit;
 fn main() -> ExitCode {
     let exit = match Cli::try_parse_from(commands::words()) {
         Ok(cli) => commands::dispatch(cli).unwrap_or_else(|failure| {
-            eprintln!("error: {failure}");
+            // eprintln! panics where stderr is on a full disk, and the exit status would be another.
+            let _ = writeln!(std::io::stderr(), "error: {failure}");
             failure.exit
         }),
         // --help and --version come this way too.

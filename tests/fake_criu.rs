@@ -187,6 +187,68 @@ fn a_restore_that_hangs_leaves_no_process() {
     assert!(!last.is_empty() && host.read(".tick") == last, "a process of the restore is still there");
 }
 
+/// A host with generation 1 of the count.
+fn saved(host: &Host<'_>) -> Vec<u8> {
+    host.write("count.py", COUNT);
+    let mut job = host.start(&SAVED);
+    job.until_output("line3 ").signal(Signal::SIGTERM);
+    assert_code(host, job.end(), 85);
+    std::fs::read(host.checkpoint()).unwrap()
+}
+
+const SAVED: [&str; 4] = ["--", "python3", "count.py", "30"];
+
+/// The real one goes on from generation 1, which is as it was.
+#[track_caller]
+fn goes_on(host: &mut Host<'_>, before: &[u8]) {
+    assert!(std::fs::read(host.checkpoint()).unwrap() == before, "the checkpoint has changed\n{}", host.log());
+    host.criu = real_criu();
+    assert_code(host, host.run(&SAVED), 42);
+    assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (30, 1), "{}", host.log());
+}
+
+#[test]
+fn the_death_of_the_init_costs_no_checkpoint() {
+    // What criu does at its moment; the file that tells of it is one that a restore leaves alone.
+    let dumping = "dump) echo now >/job/.now; exec sleep 1000;;";
+    let restoring = "restore) echo now >/job/.now; exec sleep 1000;;";
+    for (moment, play) in [("restoring", restoring), ("running", ""), ("dumping", dumping)] {
+        let bench = Bench::new();
+        let mut host = bench.host("host", FIRST_USER);
+        let before = saved(&host);
+        fake(&mut host, play);
+        host.write(".now", "");
+        let mut job = host.start(&SAVED);
+        if moment != "restoring" {
+            job.until("condor-criu.log", "the payload runs again");
+        }
+        if moment == "dumping" {
+            job.signal(Signal::SIGUSR2);
+        }
+        if moment != "running" {
+            job.until(".now", "now");
+        }
+        job.kill_init();
+        assert_code(&host, job.end(), 75);
+        assert!(host.log().contains("the sandbox was killed from outside"), "{moment}: {}", host.log());
+        drop(job);
+        goes_on(&mut host, &before);
+    }
+}
+
+#[test]
+fn a_criu_that_dies_at_a_restore_costs_no_checkpoint() {
+    // Before it has done anything, and when the whole tree is there.
+    for play in ["restore) kill -KILL $$;;", "restore) $real \"$@\"; kill -KILL $$;;"] {
+        let bench = Bench::new();
+        let mut host = bench.host("host", FIRST_USER);
+        let before = saved(&host);
+        fake(&mut host, play);
+        assert_code(&host, host.run(&SAVED), 75);
+        goes_on(&mut host, &before);
+    }
+}
+
 #[test]
 fn the_death_of_the_supervisor_is_the_death_of_all() {
     let bench = Bench::new();

@@ -61,7 +61,8 @@ impl Draft {
         Ok((Draft { path, place, committed: false }, file))
     }
 
-    /// Makes it the checkpoint. The file's content must be on the disk already; when this returns, its name is too.
+    /// Makes it the checkpoint. The file's content must be on the disk already; when this returns, its name is too, or a warning
+    /// says that it may not be.
     ///
     /// # Errors
     /// Another process has put a file there meanwhile: a copy of the job that lives on after a network partition must not replace what
@@ -81,10 +82,17 @@ impl Draft {
         }
         fs::rename(&self.path, newest)?;
         self.committed = true;
-        match newest.parent() {
-            Some(directory) => File::open(directory)?.sync_all(),
-            None => Ok(()),
+        // It is the checkpoint now, and is what HTCondor will carry. An error would let the payload go on as if it were not, and no
+        // later generation could replace it; not every file system can sync a directory.
+        if let Some(directory) = newest.parent()
+            && let Err(error) = File::open(directory).and_then(|directory| directory.sync_all())
+        {
+            tracing::warn!(
+                "cannot sync {}: a loss of power could bring back the generation before: {error}",
+                directory.display()
+            );
         }
+        Ok(())
     }
 
     /// Gives the old generation the name of the previous one, and leaves it its own.

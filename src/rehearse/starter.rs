@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use signal_hook::consts::SIGCHLD;
 
 use super::{Eviction, Options, is_checkpoint, progress, timeline};
+use crate::checkpoint::ended::EndRecord;
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended};
 use crate::journal::{self, Record};
 use crate::supervise::save::now;
@@ -147,6 +148,12 @@ impl<'a> Starter<'a> {
                     (if self.options.hard { "hard" } else { "vacate" }, of(status))
                 }
             };
+            // By itself, in the moment of the signal: then the log's last line says so, and the next start would tell that status.
+            let told = || EndRecord::read(&scratch.join(journal::NAME)).is_some_and(|record| record.ended == ended);
+            if why == "vacate" && !is_checkpoint(ended) && told() {
+                self.note(&scratch, seen, None, evictions);
+                return Ok(Life { ending: Ending::Payload(ended), scratch, began, ended: now() });
+            }
             self.note(&scratch, seen, Some((why, began)), evictions);
             match why {
                 // Uploaded, then restarted in place.

@@ -76,7 +76,9 @@ pub fn unusable(path: &Path, error: &ArchiveError) -> Failure {
         ArchiveError::NewerFormat { .. } => failure
             .with_remedy("use the condor-criu that wrote it, or a newer one; the checkpoint is left as it was")
             .with_exit(Exit::CannotRestoreHere),
-        ArchiveError::Io { .. } => failure.with_exit(Exit::CannotRestoreHere),
+        ArchiveError::Io { .. } => failure
+            .with_remedy("the checkpoint is left as it was; let the job run on another host")
+            .with_exit(Exit::CannotRestoreHere),
         _ => failure.with_remedy(
             "the file is left as it was; take it away to start from the beginning, or put back a copy that is whole",
         ),

@@ -116,9 +116,13 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         (settings.keep > 1).then(|| job.scratch.join(checkpoint::previous_name(settings.compression))),
     );
     // Before anything else can fail: a listed file that is missing would put the job on hold.
+    let brought = [Some(&place.newest), place.previous.as_ref()].into_iter().flatten();
+    let brought = brought.filter_map(|path| path.metadata().ok()).any(|metadata| metadata.len() > 0);
     let unwritable = |error: std::io::Error| {
-        Failure::start(format!("cannot write to the scratch directory {}", job.scratch.display()), error)
-            .with_remedy("checkpoints are written there; name another directory with --scratch")
+        let failure = Failure::start(format!("cannot write to the scratch directory {}", job.scratch.display()), error)
+            .with_remedy("checkpoints are written there; name another directory with --scratch");
+        // A full disk of this host must not end a job that another host can go on with.
+        if brought { failure.with_exit(Exit::CannotRestoreHere) } else { failure }
     };
     for path in iter::once(&place.newest).chain(&place.previous) {
         commit::placeholder(path).map_err(unwritable)?;

@@ -39,7 +39,7 @@ impl Supervisor {
             let result = bring_back::unpack(&opened, &checkpoint, &scratch, &not_carried, &shm, threads);
             let _ = sender.send(Event::Unpacked(result));
         });
-        unpack.err().map(|error| Err(Failure::start("cannot start", error)))
+        unpack.err().map(|error| Err(Failure::start("cannot start", error).with_exit(Exit::CannotRestoreHere)))
     }
 
     pub(super) fn unpacked(&mut self, result: Result<Unpacked, Failure>) -> Step {

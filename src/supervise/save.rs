@@ -122,7 +122,14 @@ impl Saving {
             match capture.run(&sink) {
                 Ok(_) => {}
                 Err(StreamError::Cancelled) => return None,
-                Err(error) => return Some(error.to_string()),
+                // criu may have ended well while the last images were still on their way: who waits for the end by now must hear of it.
+                Err(error) => match stopped.recv() {
+                    Ok(_) => {
+                        done(Err(format!("cannot pack: {error}")));
+                        return None;
+                    }
+                    Err(_) => return Some(error.to_string()),
+                },
             }
             let features = sink.features();
             // Without a word criu has failed, and the draft goes away.

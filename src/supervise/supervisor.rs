@@ -107,7 +107,9 @@ pub(super) type Step = Option<Result<Exit, Failure>>;
 
 impl Supervisor {
     pub(super) fn start(launch: Launch, signals: Signals) -> Result<Supervisor, Failure> {
-        let cannot = |error: std::io::Error| Failure::start("cannot start", error);
+        // Once there is a checkpoint, another host can go on with it.
+        let exit = if launch.opened.is_some() { Exit::CannotRestoreHere } else { Exit::CannotStart };
+        let cannot = |error: std::io::Error| Failure::start("cannot start", error).with_exit(exit);
         let relayed: Vec<u8> = match &launch.opened {
             // What the payload has open are the pipes of its first start.
             Some(opened) => opened.manifest.relayed.clone(),
@@ -251,10 +253,22 @@ impl Supervisor {
                 "cannot go on",
                 "the starter is gone, and nothing that is saved here would be carried: the job is started elsewhere",
             ))),
-            Event::SandboxGone => {
-                tracing::error!("the sandbox was killed from outside");
-                Some(Ok(Exit::Payload(Ended::Signaled(libc::SIGKILL))))
+            Event::SandboxGone => Some(self.sandbox_was_killed()),
+        }
+    }
+
+    /// That is not the payload's own end: what has been saved is there to go on from.
+    fn sandbox_was_killed(&self) -> Result<Exit, Failure> {
+        let why = "the sandbox was killed from outside (too little memory, perhaps)";
+        match (self.generation, self.state) {
+            (0, _) => {
+                tracing::error!("{why}");
+                Ok(Exit::Payload(Ended::Signaled(libc::SIGKILL)))
             }
+            (_, State::Unpacking | State::Restoring) => Err(self.failed_restore(why, None)),
+            _ => Err(Failure::start("cannot go on", why)
+                .with_remedy("the checkpoint is intact; let the job run on another host")
+                .with_exit(Exit::CannotRestoreHere)),
         }
     }
 

@@ -76,7 +76,7 @@ pub struct Host<'a> {
 }
 
 impl Host<'_> {
-    fn own(&self, path: &Path) {
+    pub fn own(&self, path: &Path) {
         if nix::unistd::geteuid().is_root() {
             chown(path, Some(self.user), Some(self.user)).unwrap();
         }
@@ -173,6 +173,19 @@ pub struct Running<'a> {
 impl Running<'_> {
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Kills the sandbox's init, our child's only child that is the first of a pid namespace.
+    pub fn kill_init(&self) {
+        let pid = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let is_init = |child: &&str| {
+            let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("NSpid:").map(str::to_owned));
+            line.is_some_and(|line| line.split_whitespace().last() == Some("1"))
+        };
+        let init = children.split_whitespace().find(is_init).expect("an init").parse().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(init), nix::sys::signal::Signal::SIGKILL).unwrap();
     }
 
     /// Waits until a file of the scratch directory contains `text`.

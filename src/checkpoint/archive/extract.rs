@@ -101,7 +101,18 @@ struct Extractor<'a> {
 }
 
 fn failed(member: &Member, what: &str, e: Errno) -> ArchiveError {
-    ArchiveError::Extract { name: member.name.to_string(), what: format!("{what}: {}", e.desc()) }
+    named(&member.name, what, e)
+}
+
+/// A disk that is full or broken and limits that are reached say nothing about the archive; what is in the way may.
+fn named(name: &dyn std::fmt::Display, what: &str, e: Errno) -> ArchiveError {
+    use Errno::{EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EROFS};
+    match e {
+        EDQUOT | EFBIG | EIO | EMFILE | ENFILE | ENOMEM | ENOSPC | EROFS => {
+            ArchiveError::Io { doing: format!("cannot extract \"{name}\": {what}"), source: e.into() }
+        }
+        e => ArchiveError::Extract { name: name.to_string(), what: format!("{what}: {}", e.desc()) },
+    }
 }
 
 fn refused(member: &Member, what: &str) -> ArchiveError {
@@ -122,12 +133,12 @@ const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFO
 impl<'a> Extractor<'a> {
     /// Opens the directory `path` step by step, making what is missing; open only to ourselves until its own member says more.
     fn dir(&self, path: &[u8], of: &dyn std::fmt::Display) -> Result<OwnedFd, ArchiveError> {
-        let failed = |e: Errno| ArchiveError::Extract {
-            name: of.to_string(),
-            what: match e {
-                Errno::ELOOP | Errno::ENOTDIR => "there is something in the way that is no directory".into(),
-                e => format!("its directory: {}", e.desc()),
+        let failed = |e: Errno| match e {
+            Errno::ELOOP | Errno::ENOTDIR => ArchiveError::Extract {
+                name: of.to_string(),
+                what: "there is something in the way that is no directory".into(),
             },
+            e => named(&of, "its directory", e),
         };
         let mut dir = openat(self.into, ".", DIR, Mode::empty()).map_err(failed)?;
         for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
