@@ -85,30 +85,76 @@ fn every_setting_has_its_row_and_every_row_its_setting() {
     assert_eq!(named, keys);
 }
 
-#[test]
-fn every_relative_link_leads_to_a_file() {
+/// All documents, by their paths in the repository.
+fn documents() -> Vec<PathBuf> {
     let mut documents: Vec<PathBuf> =
         ["README.md", "CHANGELOG.md", "SECURITY.md", "condor-config/README.md"].map(PathBuf::from).into();
     for entry in fs::read_dir(root().join("docs")).unwrap() {
         let name = Path::new("docs").join(entry.unwrap().file_name());
         documents.extend(name.extension().is_some_and(|kind| kind == "md").then_some(name));
     }
+    documents
+}
+
+/// Where the links of a text lead, without those of other sites.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    links.filter(|link| !link.contains("://") && !link.starts_with("mailto:"))
+}
+
+/// The anchors of a text's headings, as they are made of them: lower case, blanks as hyphens, without other signs.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut is_code = false;
+    let mut found = BTreeSet::new();
+    for line in text.lines() {
+        is_code ^= line.starts_with("```");
+        if !is_code && line.starts_with('#') {
+            let words = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = words.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            found.insert(kept.map(|c| if c == ' ' { '-' } else { c }).collect());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_relative_link_leads_to_a_file_and_a_heading_in_it() {
     let mut seen = 0;
     let mut wrong = Vec::new();
-    for document in &documents {
-        for link in read(&document.to_string_lossy()).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let path = link.split('#').next().unwrap_or_default();
-            if path.is_empty() || path.contains("://") || path.starts_with("mailto:") {
-                continue;
-            }
+    for document in documents() {
+        for link in links(&read(&document.to_string_lossy())) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             seen += 1;
-            if !root().join(document).parent().unwrap().join(path).exists() {
+            let target = match path {
+                "" => root().join(&document),
+                path => root().join(&document).parent().unwrap().join(path),
+            };
+            let there = match anchor {
+                "" => target.exists(),
+                anchor => fs::read_to_string(&target).is_ok_and(|text| anchors(&text).contains(anchor)),
+            };
+            if !there {
                 wrong.push(format!("{}: {link}", document.display()));
             }
         }
     }
     assert!(seen > 10, "only {seen} links");
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_book_has_every_page_once() {
+    let summary = read("docs/SUMMARY.md");
+    let mut named: Vec<&str> = links(&summary).collect();
+    let pages = documents().into_iter().filter_map(|path| Some(path.strip_prefix("docs").ok()?.display().to_string()));
+    let mut pages: Vec<String> = pages.filter(|page| page != "SUMMARY.md").collect();
+    named.sort_unstable();
+    pages.sort_unstable();
+    assert_eq!(named, pages);
+    // In a book a link cannot lead out of docs/.
+    let out: Vec<_> =
+        pages.iter().filter(|page| links(&read(&format!("docs/{page}"))).any(|link| link.contains(".."))).collect();
+    assert!(out.is_empty(), "{out:?}");
 }
 
 /// The text of the strings of all sources, as they are printed: without line breaks inside them.

@@ -1,0 +1,188 @@
+//! The packages that `packaging/build` makes, of the binary under test: installed in a clean root, and a program is moved with nothing but
+//! what they have brought.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
+
+mod common;
+#[path = "common/packages.rs"]
+mod packages;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::long;
+use common::place::prepared;
+use packages::{Packages, packages};
+
+/// What a command prints, which must succeed.
+#[track_caller]
+fn ask(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{command:?}: {status}\n{out}\n{err}");
+    out.into_owned()
+}
+
+/// A folder that every user of a root can enter.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+/// Below a folder: each file's path with its mode and digest.
+fn files(root: &Path) -> BTreeMap<String, (u32, blake3::Hash)> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else {
+                let name = entry.path().strip_prefix(root).unwrap().display().to_string();
+                let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
+                found.insert(name, (mode, blake3::hash(&fs::read(entry.path()).unwrap())));
+            }
+        }
+    }
+    found
+}
+
+/// Says who it is, remembers a number only in memory, and takes some seconds.
+const PROGRAM: &str = "#!/usr/bin/python3\nimport time\nn = 0\nwhile n < 40:\n    n += 1\n    print(n, flush=True)\n    time.sleep(0.05)\n";
+
+/// Commands of the user in the root, in a folder of its own with the program.
+const AS_USER: &str = "mkdir /mnt/home; cp /mnt/program /mnt/home; chown -R 5000:5000 /mnt/home; cd /mnt/home\n\
+                       setpriv --reuid 5000 --regid 5000 --clear-groups env -i PATH=/usr/bin:/bin HOME=/mnt/home";
+
+#[test]
+fn the_debian_package_in_a_clean_root_moves_a_program() {
+    if !long::wanted() {
+        return;
+    }
+    let folder = folder();
+    fs::copy(&packages().deb, folder.path().join("package.deb")).unwrap();
+    fs::write(folder.path().join("program"), PROGRAM).unwrap();
+    fs::set_permissions(folder.path().join("program"), fs::Permissions::from_mode(0o755)).unwrap();
+    let script = format!(
+        "set -eu; export DEBIAN_FRONTEND=noninteractive\n\
+         ls /usr/bin /usr/sbin | grep -x -e criu -e condor-criu && exit 9\n\
+         dpkg --install /mnt/package.deb\n\
+         echo == installed; dpkg -L condor-criu\n\
+         echo == enabled; ls -d /etc/condor /etc/condor-criu 2>/dev/null || true\n\
+         echo == rehearse\n\
+         ({AS_USER} condor-criu rehearse --evictions 1 --keep-in kept -- ./program)\n\
+         dpkg --purge condor-criu\n\
+         echo == left; ls -d /usr/bin/condor-criu /usr/share/*/condor-criu 2>/dev/null || true\n"
+    );
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/in-copy"));
+    command.arg(prepared("root", &["old"])).arg(folder.path()).args(["sh", "-c", &script]).stdin(Stdio::null());
+    let said = ask(&mut command);
+    let section = |name: &str| said.split("== ").find_map(|part| part.strip_prefix(&format!("{name}\n"))).unwrap();
+    let installed: Vec<&str> = section("installed").lines().collect();
+    for file in [
+        "/usr/bin/condor-criu",
+        "/usr/share/man/man1/condor-criu-run.1.gz",
+        "/usr/share/bash-completion/completions/condor-criu",
+        "/usr/share/zsh/vendor-completions/_condor-criu",
+        "/usr/share/fish/vendor_completions.d/condor-criu.fish",
+        "/usr/share/condor-criu/condor-config/access-point.conf",
+        "/usr/share/condor-criu/condor-config/glidein-custom-script.sh",
+        "/usr/share/doc/condor-criu/copyright",
+        "/usr/share/doc/condor-criu/docs/htcondor.md",
+    ] {
+        assert!(installed.contains(&file), "no {file}\n{said}");
+    }
+    assert!(!installed.iter().any(|file| file.starts_with("/etc")), "{said}");
+    assert_eq!(section("enabled"), "");
+    // Each restart printed where it went on, and each byte was compared.
+    let log = fs::read_to_string(last_log(&folder.path().join("home/kept"))).unwrap();
+    assert!(log.contains("runs again"), "{said}\n{log}");
+    assert_eq!(section("left"), "", "{said}");
+}
+
+/// condor-criu's own log of the last host of a rehearsal.
+fn last_log(kept: &Path) -> PathBuf {
+    let logs = ask(Command::new("find").arg(kept).args(["-name", "condor-criu.log"]));
+    let mut logs: Vec<&str> = logs.lines().filter(|line| line.contains("/host")).collect();
+    logs.sort_unstable();
+    PathBuf::from(logs.last().expect("no log in the rehearsal"))
+}
+
+#[test]
+fn the_rpm_has_the_files_of_the_debian_package() {
+    if !long::wanted() {
+        return;
+    }
+    let folder = folder();
+    let Packages { deb, rpm } = packages();
+    let listed = ask(Command::new("rpm").args(["-qlp", "--dbpath"]).arg(folder.path().join("db")).arg(rpm));
+    let script = "mkdir deb rpm; dpkg-deb -x \"$1\" deb; cd rpm; rpm2cpio \"$2\" | cpio --quiet -idm";
+    let mut unpack = Command::new("sh");
+    ask(unpack.args(["-euc", script, "sh"]).arg(deb).arg(rpm).current_dir(folder.path()));
+    let (deb, rpm) = (files(&folder.path().join("deb")), files(&folder.path().join("rpm")));
+    for name in rpm.keys() {
+        assert!(listed.lines().any(|line| line == format!("/{name}")), "{name} is not listed\n{listed}");
+    }
+    let mut wrong = Vec::new();
+    for (name, file) in &deb {
+        // Where each distribution's zsh looks; dpkg compresses changelogs, and a copyright has its head from cargo-deb.
+        let name = name.replace("zsh/vendor-completions", "zsh/site-functions");
+        if name.ends_with("/copyright") || name.contains("changelog") {
+            continue;
+        }
+        if rpm.get(&name) != Some(file) {
+            wrong.push(format!("{name}: {file:?}, in the RPM {:?}", rpm.get(&name)));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}\n{listed}");
+    // The bundle is whole: not stripped, and its own digest is right.
+    let mut run = Command::new(folder.path().join("rpm/usr/bin/condor-criu"));
+    let output = run.args(["advertise"]).env("TMPDIR", folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("CriuVersion = \"4."), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn an_image_from_the_definition_file_moves_a_program() {
+    if !long::wanted() {
+        return;
+    }
+    let folder = folder();
+    fs::copy(&packages().deb, folder.path().join("package.deb")).unwrap();
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/condor-criu.def"), folder.path().join("condor-criu.def"))
+        .unwrap();
+    fs::write(folder.path().join("program"), PROGRAM).unwrap();
+    fs::set_permissions(folder.path().join("program"), fs::Permissions::from_mode(0o755)).unwrap();
+    let in_root = |user: &str, script: &str| {
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/in-root"));
+        command.arg(prepared("root", &["apptainer"])).arg(folder.path()).args([user, "sh", "-euc", script]);
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/tmp").stdin(Stdio::null());
+        ask(&mut command)
+    };
+    // The base is this repository's own Debian 12 root: no image is fetched.
+    let base = format!("/opt/{}", prepared("root", &["old"]).file_name().unwrap().display());
+    in_root(
+        "0",
+        &format!(
+            "export APPTAINER_TMPDIR=/mnt/build; mkdir /mnt/build\n\
+             apptainer build --build-arg bootstrap=localimage --build-arg from={base} --build-arg package=/mnt/package.deb \
+             /mnt/image.sif /mnt/condor-criu.def >/mnt/build.log 2>&1 || {{ cat /mnt/build.log; exit 1; }}\n\
+             apptainer test /mnt/image.sif\n\
+             mkdir /mnt/home; cp /mnt/program /mnt/home; chown -R 5000:5000 /mnt/home"
+        ),
+    );
+    let options = "--userns --contain --pid --bind /mnt/home:/srv --pwd /srv";
+    in_root(
+        "5000",
+        &format!(
+            "apptainer exec {options} /mnt/image.sif condor-criu rehearse --evictions 1 --keep-in kept -- ./program"
+        ),
+    );
+    let log = fs::read_to_string(last_log(&folder.path().join("home/kept"))).unwrap();
+    assert!(log.contains("runs again"), "{log}");
+}
