@@ -117,7 +117,8 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     );
     // Before anything else can fail: a listed file that is missing would put the job on hold.
     let brought = [Some(&place.newest), place.previous.as_ref()].into_iter().flatten();
-    let brought = brought.filter_map(|path| path.metadata().ok()).any(|metadata| metadata.len() > 0);
+    // A link there is a payload's doing, and no checkpoint.
+    let brought = brought.filter_map(|path| path.symlink_metadata().ok()).any(|file| file.is_file() && file.len() > 0);
     let unwritable = |error: std::io::Error| {
         let failure = Failure::start(format!("cannot write to the scratch directory {}", job.scratch.display()), error)
             .with_remedy("checkpoints are written there; name another directory with --scratch");
