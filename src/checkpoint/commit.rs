@@ -4,9 +4,9 @@
 //! one before it are there.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::{io, iter};
 
 /// The checkpoint's permission bits from its first byte: it holds the payload's memory.
 const PRIVATE: u32 = 0o600;
@@ -35,6 +35,11 @@ impl Place {
     pub fn new(newest: PathBuf, previous: Option<PathBuf>) -> Place {
         let seen = see(&newest);
         Place { newest, previous, seen }
+    }
+
+    /// The newest, and the previous one if there is a place for it.
+    pub fn files(&self) -> impl Iterator<Item = &Path> + Clone {
+        iter::once(&self.newest).chain(&self.previous).map(PathBuf::as_path)
     }
 
     /// After a change of our own.

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::{io, iter};
 
 use super::bring_back::Opened;
 use super::save::WORK;
@@ -46,7 +46,7 @@ fn clear(job: &Job, place: &Place, before: Option<&Opened>, streams: &[Stream; 3
     });
     let inputs = before.map_or(&[][..], |opened| opened.manifest.inputs.as_slice());
     let keep = inputs.iter().map(|input| input.path.clone()).collect();
-    let ours = iter::once(&place.newest).chain(&place.previous).filter_map(|path| path.file_name()).map(Path::new);
+    let ours = place.files().filter_map(Path::file_name).map(Path::new);
     let removed = remove(job, written.unwrap_or_default(), keep, ours.clone())?;
     for name in ours {
         within::empty(&job.scratch, name)?;
@@ -151,7 +151,7 @@ mod tests {
         }
         let job = Job { scratch: dir.path().into(), ad: Some(ClassAd::parse(ad)), machine: None };
         let written = written.iter().map(PathBuf::from).collect();
-        remove(&job, written, BTreeSet::new(), iter::once(Path::new("cp"))).unwrap();
+        remove(&job, written, BTreeSet::new(), std::iter::once(Path::new("cp"))).unwrap();
         let names =
             ["results", "data/in", "changed", "scratch", "tmp", "tmp/x", "cp", "condor-criu.log", "condor_exec.exe"];
         names.iter().filter(|name| at(name).exists()).map(|name| (*name).to_owned()).collect()

@@ -83,7 +83,7 @@ impl Supervisor {
 
 /// After the payload's own end: the checkpoint is not shipped to the user, but an empty file stays where HTCondor looks.
 pub(super) fn clean_up(launch: &Launch) {
-    for path in std::iter::once(&launch.place.newest).chain(&launch.place.previous) {
+    for path in launch.place.files() {
         if let Err(error) = within::empty(&launch.job.scratch, Path::new(path.file_name().unwrap_or_default())) {
             tracing::warn!("cannot empty {}: {error}", path.display());
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::iter;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,16 +115,16 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         (settings.keep > 1).then(|| job.scratch.join(checkpoint::previous_name(settings.compression))),
     );
     // Before anything else can fail: a listed file that is missing would put the job on hold.
-    let brought = [Some(&place.newest), place.previous.as_ref()].into_iter().flatten();
     // A link there is a payload's doing, and no checkpoint.
-    let brought = brought.filter_map(|path| path.symlink_metadata().ok()).any(|file| file.is_file() && file.len() > 0);
+    let brought =
+        place.files().filter_map(|path| path.symlink_metadata().ok()).any(|file| file.is_file() && file.len() > 0);
     let unwritable = |error: std::io::Error| {
         let failure = Failure::start(format!("cannot write to the scratch directory {}", job.scratch.display()), error)
             .with_remedy("checkpoints are written there; name another directory with --scratch");
         // A full disk of this host must not end a job that another host can go on with.
         if brought { failure.with_exit(Exit::CannotRestoreHere) } else { failure }
     };
-    for path in iter::once(&place.newest).chain(&place.previous) {
+    for path in place.files() {
         commit::placeholder(path).map_err(unwritable)?;
     }
     let alone = alone::lock(&job.scratch)?;
