@@ -15,16 +15,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::local::{Bench, Host, PATIENCE, assert_code, real_criu};
 use common::long;
+use common::random::{Random, number};
 use nix::sys::signal::Signal;
 
 /// Users of their own, by whom the payload's processes are found.
 const SOAKED: u32 = 5200;
 const REHEARSED: u32 = 5201;
-
-/// A number from the environment, so that a run can be made longer or shown again.
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
 
 /// What a cycle leaves, to be compared with later ones.
 #[derive(Clone, Copy, Debug)]
@@ -116,23 +112,6 @@ fn a_tree_does_not_grow_by_being_saved_and_restored() {
     }
 }
 
-/// A generator of pseudo-random numbers (splitmix64), since a seed must show the same programs again.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
-
 /// What every program begins with.
 const HEAD: &str = "\
 import hashlib, mmap, os, sys, tempfile, threading, time
@@ -194,7 +173,7 @@ fn random_programs_write_what_they_write_undisturbed() {
     let bench = Bench::new();
     let (mut evictions, began) = (0, Instant::now());
     for which in 0..programs {
-        let mut random = Random(seed.wrapping_mul(1_000_003).wrapping_add(which));
+        let mut random = Random::of(seed, which);
         let host = bench.host(&format!("program{which}"), REHEARSED);
         let text = program(&mut random);
         host.write("program.py", &text);

@@ -7,5 +7,6 @@ pub mod local;
 pub mod long;
 pub mod place;
 pub mod pool;
+pub mod random;
 pub mod rehearsals;
 pub mod workload;

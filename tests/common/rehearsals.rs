@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::random::{Random, number};
 use super::workload::Workload;
 
 const ROUNDS: usize = 50;
@@ -18,21 +19,8 @@ const WORKERS: usize = 6;
 const SHORTEST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_millis(2500);
 
-/// splitmix64: any seed will do, and two of them that are neighbours give different moments.
-struct Random(u64);
-
-impl Random {
-    fn moment(&mut self) -> Duration {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        SHORTEST + Duration::from_millis((z ^ (z >> 31)) % LONGEST.as_millis() as u64)
-    }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
+fn moment(random: &mut Random) -> Duration {
+    SHORTEST + Duration::from_millis(random.below(LONGEST.as_millis() as u64))
 }
 
 /// All rows, so many times; panics in the end if one has failed.
@@ -52,8 +40,8 @@ pub fn rehearse(rows: &[&(&str, Workload)]) {
                         return;
                     }
                     let (name, row) = rows[at % rows.len()];
-                    let mut random = Random(seed.wrapping_mul(1_000_003).wrapping_add(at as u64));
-                    let moments: Vec<Duration> = (0..EVICTIONS).map(|_| random.moment()).collect();
+                    let mut random = Random::of(seed, at as u64);
+                    let moments: Vec<Duration> = (0..EVICTIONS).map(|_| moment(&mut random)).collect();
                     let told = format!("round {}, {name}, at {moments:?}", at / rows.len());
                     let mut say = |why: &str| {
                         eprintln!("refused: {told}: {why}");
