@@ -114,6 +114,11 @@ impl Failure {
         self.exit = exit;
         self
     }
+
+    /// The same failure of this host, if a checkpoint is `there`: it is whole, and another host may have what this one lacks.
+    pub fn of_this_host_if(self, there: bool) -> Self {
+        if there { self.with_exit(Exit::CannotRestoreHere) } else { self }
+    }
 }
 
 impl fmt::Display for Failure {

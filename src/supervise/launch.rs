@@ -19,7 +19,7 @@ use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::manifest::Processor;
 use crate::checkpoint::{self, NotCarried, Place, commit};
 use crate::criu::{self, Criu, find};
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::host::baseline::Baseline;
 use crate::host::namespaces::UNMASK;
 use crate::host::{self, cpu, privilege};
@@ -122,7 +122,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         let failure = Failure::start(format!("cannot write to the scratch directory {}", job.scratch.display()), error)
             .with_remedy("checkpoints are written there; name another directory with --scratch");
         // A full disk of this host must not end a job that another host can go on with.
-        if brought { failure.with_exit(Exit::CannotRestoreHere) } else { failure }
+        failure.of_this_host_if(brought)
     };
     for path in place.files() {
         commit::placeholder(path).map_err(unwritable)?;
@@ -181,8 +181,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     let criu = criu::find(settings.criu.as_deref(), &job.scratch, &state_dir.join("criu")).map_err(|error| {
         let _ = fs::remove_dir_all(&state_dir);
         let failure = Failure::start("cannot checkpoint anything here", &error).with_remedy(error.remedy());
-        // A checkpoint that exists is whole, and another host may have what this one lacks.
-        if opened.is_some() { failure.with_exit(Exit::CannotRestoreHere) } else { failure }
+        failure.of_this_host_if(opened.is_some())
     })?;
     tracing::info!(version = %criu.version, bundled = criu.bundled, "criu is {}", criu.directory.join(&criu.name).display());
     if criu.version < find::TESTED {
@@ -205,7 +204,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
 
     if let Some(cause) = privilege::refusal(settings.mode) {
         let failure = Failure::start("cannot run with mode = \"capabilities\"", cause.why).with_remedy(cause.remedy);
-        return Err(if opened.is_some() { failure.with_exit(Exit::CannotRestoreHere) } else { failure });
+        return Err(failure.of_this_host_if(opened.is_some()));
     }
     let (outer_uid, outer_gid) = (geteuid(), getegid());
     let inner = opened.as_ref().map(|opened| (opened.manifest.identity.uid, opened.manifest.identity.gid));
@@ -312,8 +311,7 @@ impl Launch {
         Sandbox::create(&self.plan).map_err(|error| {
             let remedy = remedy(&error);
             let failure = Failure::start("cannot make the sandbox", error);
-            // The checkpoint is whole; another host may have what this one lacks.
-            let failure = if self.opened.is_some() { failure.with_exit(Exit::CannotRestoreHere) } else { failure };
+            let failure = failure.of_this_host_if(self.opened.is_some());
             match remedy {
                 Some(remedy) => failure.with_remedy(remedy),
                 None => failure,
