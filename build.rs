@@ -1,6 +1,6 @@
-//! Compiles the three freestanding pieces that the library embeds: the reaper (`src/sandbox/reaper/main.rs`), a program of one
-//! page, and two shared objects, the compatibility helper (`src/sandbox/compat/preload`) and criu's helper for overlays
-//! (`src/sandbox/devices/preload.rs`). They are no cargo targets of their own: they must not be linked with libc or with the
+//! Compiles the four freestanding pieces that the library embeds: the reaper (`src/sandbox/reaper/main.rs`), a program of one
+//! page, and three shared objects, the compatibility helper (`src/sandbox/compat/preload`) and criu's two helpers
+//! (`src/sandbox/helpers`). They are no cargo targets of their own: they must not be linked with libc or with the
 //! target's flags.
 
 use std::path::Path;
@@ -8,19 +8,24 @@ use std::process::Command;
 
 const REAPER: &str = "src/sandbox/reaper/main.rs";
 const COMPAT: &str = "src/sandbox/compat/preload";
-const DEVICES: &str = "src/sandbox/devices/preload.rs";
+const HELPERS: &str = "src/sandbox/helpers";
+const BARE: &str = "src/sandbox/bare.rs";
 
 fn main() {
     println!("cargo:rerun-if-changed={REAPER}");
     println!("cargo:rerun-if-changed={COMPAT}");
-    println!("cargo:rerun-if-changed={DEVICES}");
+    println!("cargo:rerun-if-changed={HELPERS}");
+    println!("cargo:rerun-if-changed={BARE}");
     println!("cargo:rerun-if-changed=build.rs");
     let reaper = ["-C", "relocation-model=static", "-C", "target-feature=+crt-static", "-C", "link-arg=-static"];
     let layout = "-Wl,--build-id=sha1,-z,noseparate-code,-z,norelro";
     compile(REAPER, "reaper", "bin", "reaper", &reaper, layout);
     let shared = |name: &str| format!("-Wl,--build-id=sha1,-z,noseparate-code,-z,now,-soname,{name}");
     compile(&format!("{COMPAT}/lib.rs"), "compat", "cdylib", "compat.so", &[], &shared("compat.so"));
-    compile(DEVICES, "devices", "cdylib", "devices.so", &[], &shared("devices.so"));
+    for name in ["devices", "drained"] {
+        let output = format!("{name}.so");
+        compile(&format!("{HELPERS}/{name}.rs"), name, "cdylib", &output, &[], &shared(&output));
+    }
 }
 
 fn compile(source: &str, name: &str, kind: &str, output: &str, more: &[&str], layout: &str) {

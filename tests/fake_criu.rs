@@ -116,6 +116,21 @@ fn a_dump_that_dies_after_stopping_everything_is_undone() {
 }
 
 #[test]
+fn a_dump_without_the_helper_that_keeps_memory_as_it_is_is_none() {
+    let bench = Bench::new();
+    let mut host = bench.host("host", FIRST_USER);
+    // As a criu that is linked statically would leave it.
+    fake(&mut host, "dump) $real \"$@\"; status=$?; rm /.condor-criu/run/drained; exit $status;;");
+    host.write("count.py", COUNT);
+    let mut job = host.start(&["--", "python3", "count.py", "30"]);
+    job.until_output("line3 ").signal(Signal::SIGUSR2);
+    job.until("condor-criu.log", "linked statically");
+    assert_code(&host, job.end(), 42);
+    assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (30, 1));
+    assert_eq!(std::fs::metadata(host.checkpoint()).unwrap().len(), 0);
+}
+
+#[test]
 fn a_child_that_was_stopped_before_a_failed_dump_stays_stopped() {
     let bench = Bench::new();
     let mut host = bench.host("host", FIRST_USER);

@@ -6,15 +6,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use condor_criu::checkpoint::archive::{Compression, Reader, WriteOptions, Writer};
 use condor_criu::checkpoint::streaming::{ArchiveSink, ArchiveSource};
 use condor_criu::criu::images::Rewrite;
-use condor_criu::criu::stream::{Cancel, Capture, Serve, StreamError};
+use condor_criu::criu::stream::{Cancel, Capture, ImageSink, ImageWriter, Serve, StreamError};
+use condor_criu::sandbox::helpers;
 
 /// Lines that the payload writes, one every 50 ms.
 const LINES: usize = 40;
@@ -60,7 +63,7 @@ for f in /proc/self/fd/*; do n=${f##*/}; [ "$n" -gt 2 ] && eval "exec $n>&-"; do
 exec </dev/null
 caps=-all,+dac_read_search,+sys_ptrace,+checkpoint_restore
 criu() {
-    setpriv --inh-caps=$caps --ambient-caps=$caps --bounding-set=$caps -- \
+    setpriv --inh-caps=$caps --ambient-caps=$caps --bounding-set=$caps -- env LD_PRELOAD="${HELPER-}" \
         "$CRIU/lib/ld-linux-x86-64.so.2" --library-path "$CRIU/lib" "$CRIU/criu" "$@" \
         --no-default-config --unprivileged ${STREAM---stream} -D img -W work -v4 --file-locks --link-remap
 }
@@ -214,6 +217,77 @@ fn a_process_goes_on_from_the_archive() {
         scene.restore(&archive, Rewrite { groups: Some(groups), undrop: true, ..Rewrite::default() }).unwrap();
         scene.check();
     }
+}
+
+/// Takes all images, but memory only when criu has gone on to what comes after it, or has not for a while.
+#[derive(Default)]
+struct Late {
+    gone_on: Mutex<bool>,
+    word: Condvar,
+    waited_in_vain: AtomicBool,
+}
+
+struct LateImage<'a> {
+    sink: &'a Late,
+    name: String,
+    waited: bool,
+}
+
+impl ImageSink for Late {
+    fn image<'a>(&'a self, name: &str) -> io::Result<Box<dyn ImageWriter + 'a>> {
+        Ok(Box::new(LateImage { sink: self, name: name.to_owned(), waited: false }))
+    }
+}
+
+impl ImageWriter for LateImage<'_> {
+    fn fill(&mut self, source: &mut dyn Read) -> io::Result<usize> {
+        if self.name.starts_with("pages-") && !std::mem::replace(&mut self.waited, true) {
+            let gone_on = self.sink.gone_on.lock().unwrap();
+            let wait = self.sink.word.wait_timeout_while(gone_on, Duration::from_secs(3), |gone_on| !*gone_on);
+            self.sink.waited_in_vain.store(wait.unwrap().1.timed_out(), Ordering::Relaxed);
+        }
+        let length = source.read(&mut [0; 1 << 16])?;
+        // Mappings are what criu writes when it has cleaned up in the process.
+        if self.name.starts_with("mm-") && length > 0 && !self.waited {
+            self.waited = true;
+            *self.sink.gone_on.lock().unwrap() = true;
+            self.sink.word.notify_all();
+        }
+        Ok(length)
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether criu goes on while memory that it has sent waits in the pipe.
+fn criu_goes_on(helper: &str) -> bool {
+    let scene = Scene::new(0);
+    let capture = Capture::listen(&scene.path("img")).unwrap();
+    let cancel = capture.cancel_handle();
+    let sink = Late::default();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| capture.run(&sink));
+        let status = scene.command(DUMP).env("HELPER", helper).status().unwrap();
+        if !status.success() {
+            cancel.cancel();
+        }
+        assert!(status.success(), "{status}\n{}", errors(&scene.read("work/dump.log")));
+        thread.join().unwrap().unwrap();
+    });
+    assert!(*sink.gone_on.lock().unwrap(), "no mappings were saved");
+    !sink.waited_in_vain.into_inner()
+}
+
+/// The pipe holds the process's own pages until they are read. criu cleans up in the process and changes one of them for a moment.
+#[test]
+fn criu_waits_until_memory_is_read() {
+    let helper = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(helper.path(), helpers::drained()).unwrap();
+    assert!(!criu_goes_on(helper.path().to_str().unwrap()));
+    // Without the helper it does not wait, or the test would show nothing.
+    assert!(criu_goes_on(""));
 }
 
 /// Prints what the bars are about; `STREAM_REAL_MIB` sets the size.

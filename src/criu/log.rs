@@ -77,6 +77,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "a process holds a TCP connection in the host's network",
         "use network = \"private\" if both ends belong to the job",
     ),
+    (
+        "criu has not loaded the helper",
+        "criu is linked statically, and would change memory while it is read",
+        "use a criu that is linked dynamically, as distributions have it",
+    ),
     (ENDED_MEANWHILE, "a process ended in the very moment of the checkpoint", "nothing: it is tried again"),
     (
         NO_PIPE_MEMORY,

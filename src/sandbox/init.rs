@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use super::message::{CriuJob, Event, Request, receive, send};
 use super::mounts::{StepFailed, step};
 use super::plan::{PIDFILE, Plan};
-use super::{clock, identity, mounts, network, spawn};
+use super::{clock, helpers, identity, mounts, network, spawn};
 use crate::exit::Ended;
 
 struct Init {
@@ -131,6 +131,7 @@ impl Init {
                     let _ = fs::write(&output, format!("Error (condor-criu): SysV objects exist: {objects}\n"));
                     return self.say(&Event::CriuEnded { job, ended: Ended::Exited(1), root: None });
                 }
+                helpers::forget();
                 match spawn::criu(&self.plan, &args, &output) {
                     Ok(pid) => {
                         self.criu = Some((pid, job));
@@ -177,16 +178,27 @@ impl Init {
         }
     }
 
+    /// Why a dump that criu calls good is none.
+    fn unfit(&self) -> Option<&'static str> {
+        if !helpers::loaded() {
+            return Some(
+                "criu has not loaded the helper that keeps memory as it is while it is read; is it linked statically?",
+            );
+        }
+        // A checkpoint of this moment would never be restored: CRIU 4.2.1 waits for ever for such a process.
+        self.root.is_some_and(has_zombie).then_some("a process has ended and the reaper has not seen it")
+    }
+
     fn criu_ended(&mut self, ended: Ended) -> std::io::Result<()> {
         let Some((_, job)) = self.criu.take() else { return Ok(()) };
-        let ended = match self.root {
-            // A checkpoint of this moment would never be restored: CRIU 4.2.1 waits for ever for such a process.
-            Some(root) if job == CriuJob::Dump && ended == Ended::Exited(0) && has_zombie(root) => {
+        let unfit = (job == CriuJob::Dump && ended == Ended::Exited(0)).then(|| self.unfit()).flatten();
+        let ended = match unfit {
+            Some(why) => {
                 let output = self.plan.inner_state_dir().join("work").join("criu.out");
-                let _ = fs::write(output, "Error (condor-criu): a process has ended and the reaper has not seen it\n");
+                let _ = fs::write(output, format!("Error (condor-criu): {why}\n"));
                 Ended::Exited(1)
             }
-            _ => ended,
+            None => ended,
         };
         let mut root = None;
         if job == CriuJob::Restore && ended == Ended::Exited(0) {

@@ -12,7 +12,7 @@
 
 mod clock;
 pub mod compat;
-pub mod devices;
+pub mod helpers;
 mod identity;
 mod init;
 mod lay;

@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, pivot_root};
 
 use super::compat::COMPAT;
-use super::devices;
+use super::helpers;
 use super::lay;
 use super::plan::{CRIU_DIR, LAID_DIR, OUR_ROOT, Plan, REAPER, RUN_DIR};
 
@@ -130,7 +130,7 @@ fn ours(root: &Path, plan: &Plan, criu: &OwnedFd) -> Result<(), StepFailed> {
     bind(criu, &at(CRIU_DIR), "bind criu")?;
     tmpfs(&at(RUN_DIR), "mode=0700")?;
     write(&at(REAPER), "the reaper", &plan.reaper)?;
-    write(&at(devices::HELPER), "criu's helper for overlays", devices::built_in())?;
+    helpers::install(|path, what, content| write(&at(path), what, content))?;
     plan.compat.as_ref().map_or(Ok(()), |compat| write(&at(COMPAT), "the compatibility helper", compat))
 }
 

@@ -20,7 +20,7 @@ use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, 
 use super::message::Event;
 use super::mounts::{StepFailed, io, step};
 use super::plan::{Command, FIRST_PID, Plan, REAPER};
-use super::{devices, identity};
+use super::{helpers, identity};
 
 /// The reaper's pid is the one after. criu takes the low ones when it restores in the same pid namespace; after a
 /// wrap the kernel begins again at 300 (RESERVED_PIDS), so that what is above stays free of its helpers.
@@ -229,13 +229,11 @@ fn become_criu(plan: &Plan, arguments: &[String], output: &Path) -> Result<std::
         .map(|word| text(word.as_bytes()))
         .chain(arguments.iter().map(|word| text(word.as_bytes())))
         .collect();
-    let mut environment = vec![
+    let environment = [
         CString::from(c"PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
         text(format!("XDG_RUNTIME_DIR={}", super::plan::RUN_DIR).as_bytes()),
+        text(helpers::preload().as_bytes()),
     ];
-    if devices::wanted() {
-        environment.push(text(format!("LD_PRELOAD={}", devices::HELPER).as_bytes()));
-    }
     let program = command.first().cloned().unwrap_or_default();
     match execve(&program, &command, &environment) {
         Ok(never) => match never {},

@@ -14,12 +14,14 @@
 #![no_std]
 #![allow(unsafe_code)]
 
+#[path = "../../bare.rs"]
+mod bare;
 mod exec;
 mod hide;
 mod raw;
 mod semaphore;
 
-use core::arch::{global_asm, naked_asm};
+use core::arch::naked_asm;
 
 /// syscall(2) as libc has it, but io_uring_setup, io_uring_enter and io_uring_register are not implemented.
 ///
@@ -65,16 +67,3 @@ extern "C" fn start() {
 #[used]
 #[unsafe(link_section = ".init_array")]
 static START: extern "C" fn() = start;
-
-// Parts of core name it for the case that something unwinds, which nothing here does. Hidden: a Rust program has its own.
-global_asm!(
-    ".globl rust_eh_personality",
-    ".hidden rust_eh_personality",
-    ".type rust_eh_personality, @function",
-    "rust_eh_personality: ud2",
-);
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    raw::abort()
-}

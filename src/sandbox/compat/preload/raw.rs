@@ -1,7 +1,9 @@
-//! System calls, strings, errno, and the functions of libc that ours stand before.
+//! Numbers of system calls, strings, and the functions of libc that ours stand before.
 
-use core::arch::{asm, global_asm};
+use core::arch::global_asm;
 use core::sync::atomic::{AtomicUsize, Ordering};
+
+pub use crate::bare::{answer, call, last_error};
 
 pub const SYS_OPEN: usize = 2;
 pub const SYS_CLOSE: usize = 3;
@@ -12,7 +14,6 @@ pub const SYS_FCNTL: usize = 72;
 pub const SYS_RMDIR: usize = 84;
 pub const SYS_UNLINK: usize = 87;
 pub const SYS_GETDENTS64: usize = 217;
-pub const SYS_EXIT_GROUP: usize = 231;
 pub const SYS_NEWFSTATAT: usize = 262;
 pub const SYS_UNLINKAT: usize = 263;
 pub const SYS_RENAMEAT2: usize = 316;
@@ -33,50 +34,6 @@ pub const O_DIRECTORY: usize = 0o200_000;
 pub const O_NOFOLLOW: usize = 0o400_000;
 pub const O_CLOEXEC: usize = 0o2_000_000;
 pub const RENAME_NOREPLACE: usize = 1;
-
-/// A system call; the kernel's raw answer, negative for an error.
-///
-/// # Safety
-/// The arguments are what the call `n` asks for.
-#[inline]
-pub unsafe fn call(n: usize, a: [usize; 5]) -> isize {
-    let answer: isize;
-    // SAFETY: the x86-64 Linux convention; the caller answers for the arguments.
-    unsafe {
-        asm!("syscall", inlateout("rax") n as isize => answer, in("rdi") a[0], in("rsi") a[1], in("rdx") a[2],
-             in("r10") a[3], in("r8") a[4], lateout("rcx") _, lateout("r11") _, options(nostack));
-    }
-    answer
-}
-
-unsafe extern "C" {
-    // glibc and musl both have it.
-    safe fn __errno_location() -> *mut i32;
-}
-
-/// The raw answer as libc gives it: -1 and errno for an error.
-pub fn answer(raw: isize) -> isize {
-    if raw >= 0 {
-        return raw;
-    }
-    // SAFETY: errno of this thread.
-    unsafe { *__errno_location() = -raw as i32 };
-    -1
-}
-
-/// errno of this thread, as a raw answer.
-pub fn last_error() -> isize {
-    // SAFETY: as above.
-    unsafe { -(*__errno_location() as isize) }
-}
-
-/// Nothing here panics; the compiler cannot know.
-pub fn abort() -> ! {
-    loop {
-        // SAFETY: ends the process.
-        unsafe { call(SYS_EXIT_GROUP, [134, 0, 0, 0, 0]) };
-    }
-}
 
 /// The length of a C string.
 ///

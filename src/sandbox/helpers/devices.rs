@@ -7,13 +7,15 @@
 #![no_std]
 #![allow(unsafe_code)]
 
-use core::arch::{asm, global_asm};
+#[path = "../bare.rs"]
+mod bare;
+
+use bare::{answer, call};
 
 const SYS_READ: usize = 0;
 const SYS_CLOSE: usize = 3;
 const SYS_FSTAT: usize = 5;
 const SYS_OPEN: usize = 2;
-const SYS_EXIT_GROUP: usize = 231;
 const SYS_NEWFSTATAT: usize = 262;
 const SYS_STATX: usize = 332;
 
@@ -45,35 +47,6 @@ impl Statx {
     }
 }
 
-/// The system call `n`; the kernel's raw answer.
-///
-/// # Safety
-/// The arguments are what the call `n` asks for.
-unsafe fn call(n: usize, a: [usize; 5]) -> isize {
-    let answer: isize;
-    // SAFETY: the x86-64 Linux convention; the caller answers for the arguments.
-    unsafe {
-        asm!("syscall", inlateout("rax") n as isize => answer, in("rdi") a[0], in("rsi") a[1], in("rdx") a[2],
-             in("r10") a[3], in("r8") a[4], lateout("rcx") _, lateout("r11") _, options(nostack));
-    }
-    answer
-}
-
-unsafe extern "C" {
-    // glibc and musl both have it.
-    safe fn __errno_location() -> *mut i32;
-}
-
-/// The raw answer as libc gives it: -1 and errno for an error.
-fn answer(raw: isize) -> i32 {
-    if raw >= 0 {
-        return raw as i32;
-    }
-    // SAFETY: errno of this thread.
-    unsafe { *__errno_location() = -raw as i32 };
-    -1
-}
-
 /// fstatat(2) with the overlay's device. criu is built for large files, which gives these functions their names.
 ///
 /// # Safety
@@ -87,7 +60,7 @@ pub unsafe extern "C" fn fstatat64(directory: i32, path: *const u8, stat: *mut S
         if raw == 0 {
             correct(directory, path, flags, &mut *stat);
         }
-        answer(raw)
+        answer(raw) as i32
     }
 }
 
@@ -115,7 +88,7 @@ pub unsafe extern "C" fn fstat64(file: i32, stat: *mut Stat) -> i32 {
         if raw == 0 {
             correct(file, c"".as_ptr().cast(), AT_EMPTY_PATH, &mut *stat);
         }
-        answer(raw)
+        answer(raw) as i32
     }
 }
 
@@ -231,21 +204,5 @@ impl Table {
             kind if kind == self.kind && OVERLAY.get(self.length) != Some(&byte) => self.is_overlay = false,
             _ => {}
         }
-    }
-}
-
-// Parts of core name it for the case that something unwinds, which nothing here does.
-global_asm!(
-    ".globl rust_eh_personality",
-    ".hidden rust_eh_personality",
-    ".type rust_eh_personality, @function",
-    "rust_eh_personality: ud2",
-);
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {
-        // SAFETY: ends the process; nothing here panics, the compiler cannot know.
-        unsafe { call(SYS_EXIT_GROUP, [134, 0, 0, 0, 0]) };
     }
 }

@@ -1,0 +1,73 @@
+//! Two small shared objects that are preloaded into criu, never into the payload.
+//!
+//! [`DRAINED`]: criu moves the payload's memory into our pipes with splice(2), which copies nothing: what waits in a pipe are the very pages
+//! of the stopped process. criu then goes on, and to clean up it runs system calls inside that process, for which it writes the
+//! instruction at the begin of the first executable mapping and takes it away again. A page that we read from the pipe at such a moment has that
+//! instruction in it: a restore found no ELF header in a vdso, and a just-in-time compiler's code would have been damaged without a word. So an image is
+//! closed only when its pipe is empty; criu waits for that before it goes on. What it does is in `drained.rs`.
+//!
+//! [`DEVICES`], only where there is an overlay: on an overlay file system stat(2) and `/proc/PID/maps` may name different devices for the same
+//! file, and CRIU then refuses to save any program that is mapped from there: "Failed to resolve mapping". The root of an Apptainer container is
+//! such a file system. An overlay without `xino=on` gives stat(2) a device of its own for each layer; what is mapped, and what
+//! `/proc/self/mountinfo` says, is the device of the overlay. The helper lets criu's stat(2) answer with the overlay's. What it does is in
+//! `devices.rs`.
+
+use std::fs;
+use std::path::Path;
+
+use super::mounts::StepFailed;
+
+const DRAINED: &str = "/.condor-criu/drained.so";
+const DEVICES: &str = "/.condor-criu/devices.so";
+/// Made by [`DRAINED`] when it is loaded, in a place that only criu and the init write to.
+const LOADED: &str = "/.condor-criu/run/drained";
+
+/// The helper for overlays that this build of condor-criu embeds.
+pub fn devices() -> &'static [u8] {
+    include_bytes!(concat!(env!("OUT_DIR"), "/devices.so"))
+}
+
+/// The helper for pipes that this build of condor-criu embeds.
+pub fn drained() -> &'static [u8] {
+    include_bytes!(concat!(env!("OUT_DIR"), "/drained.so"))
+}
+
+/// Puts them where criu will find them, by `write(path in the sandbox, what it is, content)`.
+pub(super) fn install(write: impl Fn(&str, &str, &[u8]) -> Result<(), StepFailed>) -> Result<(), StepFailed> {
+    write(DRAINED, "criu's helper for pipes", drained())?;
+    write(DEVICES, "criu's helper for overlays", devices())
+}
+
+/// What criu gets in its environment.
+pub(super) fn preload() -> String {
+    let overlay = fs::read_to_string("/proc/self/mountinfo").is_ok_and(|text| text.lines().any(is_overlay));
+    if overlay { format!("LD_PRELOAD={DRAINED}:{DEVICES}") } else { format!("LD_PRELOAD={DRAINED}") }
+}
+
+/// Forgets that criu has loaded them.
+pub(super) fn forget() {
+    let _ = fs::remove_file(LOADED);
+}
+
+/// Whether criu has loaded them since.
+pub(super) fn loaded() -> bool {
+    Path::new(LOADED).exists()
+}
+
+/// proc_pid_mountinfo(5): the file system's type follows the field that is a hyphen.
+fn is_overlay(line: &str) -> bool {
+    line.split_once(" - ").is_some_and(|(_, rest)| rest.split(' ').next() == Some("overlay"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlay_is_told_by_its_type() {
+        assert!(is_overlay("112 62 0:49 / / rw,nodev,relatime unbindable - overlay overlay ro,lowerdir=/a:/b"));
+        assert!(is_overlay("112 62 0:49 /usr /usr rw shared:1 master:2 - overlay none rw"));
+        assert!(!is_overlay("78 76 254:0 /overlay /overlay rw,relatime - ext4 overlay rw"));
+        assert!(!is_overlay(""));
+    }
+}
