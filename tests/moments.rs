@@ -70,3 +70,41 @@ fn a_payload_that_has_ended_unseen_is_not_saved() {
     assert_code(&next, next.run(&["--interval", "never", "--", "./payload", &mark]), 42);
     assert_eq!(next.stdout(), "begun\n");
 }
+
+/// Ends its children, the last one first, as soon as it sees that it has stood still.
+const ENDS_CHILDREN: &str = "\
+import os, signal, time
+children = []
+for _ in range(100):
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    children.append(child)
+print('begun', flush=True)
+last = time.time()
+while (now := time.time()) - last < 1:
+    last = now
+for child in reversed(children):
+    os.kill(child, signal.SIGKILL)
+print({os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}, flush=True)
+os._exit(5)
+";
+
+/// CRIU lets the restored tasks go one after the other, and by itself gives up if one is gone before its turn.
+#[test]
+fn a_payload_may_end_its_children_in_the_moment_of_a_restore() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    host.job_ad(85);
+    host.write("ends.py", ENDS_CHILDREN);
+    let words = ["--interval", "never", "--", "python3", "ends.py"];
+    let mut job = host.start(&words);
+    job.until_output("begun").signal(Signal::SIGTERM);
+    assert_code(&host, job.end(), 85);
+    std::thread::sleep(Duration::from_secs(1));
+    let next = bench.host("next", SECOND_USER);
+    next.job_ad(85);
+    host.carry_to(&next, &["ends.py"]);
+    assert_code(&next, next.run(&words), 5);
+    assert_eq!(next.stdout(), "begun\n{-9}\n");
+}

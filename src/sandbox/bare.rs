@@ -41,9 +41,14 @@ pub fn answer(raw: isize) -> isize {
     if raw >= 0 {
         return raw;
     }
-    // SAFETY: errno of this thread.
-    unsafe { *__errno_location() = -raw as i32 };
+    set_error(-raw as i32);
     -1
+}
+
+/// Sets errno of this thread.
+pub fn set_error(number: i32) {
+    // SAFETY: where libc says that it is.
+    unsafe { *__errno_location() = number };
 }
 
 /// errno of this thread, as a raw answer.

@@ -132,7 +132,7 @@ impl Init {
                     return self.say(&Event::CriuEnded { job, ended: Ended::Exited(1), root: None });
                 }
                 helpers::forget();
-                match spawn::criu(&self.plan, &args, &output) {
+                match spawn::criu(&self.plan, job, &args, &output) {
                     Ok(pid) => {
                         self.criu = Some((pid, job));
                         Ok(())

@@ -17,7 +17,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, fork, pipe2, setsid};
 
-use super::message::Event;
+use super::message::{CriuJob, Event};
 use super::mounts::{StepFailed, io, step};
 use super::plan::{Command, FIRST_PID, Plan, REAPER};
 use super::{helpers, identity};
@@ -196,19 +196,24 @@ fn close_on_exec_above(last: i32) {
 }
 
 /// Starts criu with its arguments; its words go to `output`, a file inside the sandbox.
-pub(super) fn criu(plan: &Plan, arguments: &[String], output: &Path) -> Result<Pid, StepFailed> {
+pub(super) fn criu(plan: &Plan, job: CriuJob, arguments: &[String], output: &Path) -> Result<Pid, StepFailed> {
     // SAFETY: the init has one thread.
     match step("fork", unsafe { fork() })? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
-            let _ = become_criu(plan, arguments, output);
+            let _ = become_criu(plan, job, arguments, output);
             // SAFETY: ends this forked child without running anything of the parent's.
             unsafe { libc::_exit(127) }
         }
     }
 }
 
-fn become_criu(plan: &Plan, arguments: &[String], output: &Path) -> Result<std::convert::Infallible, StepFailed> {
+fn become_criu(
+    plan: &Plan,
+    job: CriuJob,
+    arguments: &[String],
+    output: &Path,
+) -> Result<std::convert::Infallible, StepFailed> {
     let words = step(
         "open criu's output",
         open(output, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND, Mode::from_bits_truncate(0o600)),
@@ -232,7 +237,7 @@ fn become_criu(plan: &Plan, arguments: &[String], output: &Path) -> Result<std::
     let environment = [
         CString::from(c"PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
         text(format!("XDG_RUNTIME_DIR={}", super::plan::RUN_DIR).as_bytes()),
-        text(helpers::preload().as_bytes()),
+        text(helpers::preload(job).as_bytes()),
     ];
     let program = command.first().cloned().unwrap_or_default();
     match execve(&program, &command, &environment) {

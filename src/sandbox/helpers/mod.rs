@@ -1,4 +1,4 @@
-//! Two small shared objects that are preloaded into criu, never into the payload.
+//! Three small shared objects that are preloaded into criu, never into the payload.
 //!
 //! [`DRAINED`]: criu moves the payload's memory into our pipes with splice(2), which copies nothing: what waits in a pipe are the very pages
 //! of the stopped process. criu then goes on, and to clean up it runs system calls inside that process, for which it writes the
@@ -11,14 +11,20 @@
 //! such a file system. An overlay without `xino=on` gives stat(2) a device of its own for each layer; what is mapped, and what
 //! `/proc/self/mountinfo` says, is the device of the overlay. The helper lets criu's stat(2) answer with the overlay's. What it does is in
 //! `devices.rs`.
+//!
+//! [`RELEASED`], only for a restore: criu lets the restored tasks go one after the other (its `finalize_restore_detach`), and each runs from then on. One that was about to end
+//! its children, or all threads of its process, may do so before criu comes to them, and criu's restore would fail: "Unable to detach". Such a task has been
+//! restored and has ended since; the helper says so to criu. What it does is in `released.rs`.
 
 use std::fs;
 use std::path::Path;
 
+use super::message::CriuJob;
 use super::mounts::StepFailed;
 
 const DRAINED: &str = "/.condor-criu/drained.so";
 const DEVICES: &str = "/.condor-criu/devices.so";
+const RELEASED: &str = "/.condor-criu/released.so";
 /// Made by [`DRAINED`] when it is loaded, in a place that only criu and the init write to.
 const LOADED: &str = "/.condor-criu/run/drained";
 
@@ -32,16 +38,24 @@ pub fn drained() -> &'static [u8] {
     include_bytes!(concat!(env!("OUT_DIR"), "/drained.so"))
 }
 
+fn released() -> &'static [u8] {
+    include_bytes!(concat!(env!("OUT_DIR"), "/released.so"))
+}
+
 /// Puts them where criu will find them, by `write(path in the sandbox, what it is, content)`.
 pub(super) fn install(write: impl Fn(&str, &str, &[u8]) -> Result<(), StepFailed>) -> Result<(), StepFailed> {
     write(DRAINED, "criu's helper for pipes", drained())?;
-    write(DEVICES, "criu's helper for overlays", devices())
+    write(DEVICES, "criu's helper for overlays", devices())?;
+    write(RELEASED, "criu's helper for a restore's end", released())
 }
 
 /// What criu gets in its environment.
-pub(super) fn preload() -> String {
+pub(super) fn preload(job: CriuJob) -> String {
     let overlay = fs::read_to_string("/proc/self/mountinfo").is_ok_and(|text| text.lines().any(is_overlay));
-    if overlay { format!("LD_PRELOAD={DRAINED}:{DEVICES}") } else { format!("LD_PRELOAD={DRAINED}") }
+    let restore = job == CriuJob::Restore;
+    let more =
+        [(overlay, DEVICES), (restore, RELEASED)].into_iter().filter_map(|(wanted, name)| wanted.then_some(name));
+    format!("LD_PRELOAD={}", [DRAINED].into_iter().chain(more).collect::<Vec<_>>().join(":"))
 }
 
 /// Forgets that criu has loaded them.
