@@ -32,12 +32,22 @@ struct Init {
     stopped_before: Vec<i32>,
     /// Children that ended before we knew who they were: a restored root can be quicker than criu's own end.
     strays: HashMap<Pid, Ended>,
+    /// How the root ended while criu was at work inside the tree: whether that was its own end is known when criu has ended.
+    ended_in_dump: Option<Ended>,
 }
 
 /// The life of the init; returns its exit code.
 pub(super) fn run(plan: Plan, socket: OwnedFd) -> i32 {
-    let mut init =
-        Init { plan, socket, root: None, main: None, criu: None, stopped_before: Vec::new(), strays: HashMap::new() };
+    let mut init = Init {
+        plan,
+        socket,
+        root: None,
+        main: None,
+        criu: None,
+        stopped_before: Vec::new(),
+        strays: HashMap::new(),
+        ended_in_dump: None,
+    };
     match init.set_up() {
         Ok((shm, children)) => {
             let ready = send(init.socket.as_fd(), &Event::Ready, Some(std::os::fd::AsRawFd::as_raw_fd(&shm)));
@@ -129,7 +139,7 @@ impl Init {
                 let output = self.plan.inner_state_dir().join("work").join("criu.out");
                 if let Some(objects) = sysv_objects().filter(|_| job == CriuJob::Dump) {
                     let _ = fs::write(&output, format!("Error (condor-criu): SysV objects exist: {objects}\n"));
-                    return self.say(&Event::CriuEnded { job, ended: Ended::Exited(1), root: None });
+                    return self.say(&Event::CriuEnded { job, ended: Ended::Exited(1), root: None, harmed: false });
                 }
                 helpers::forget();
                 match spawn::criu(&self.plan, job, &args, &output) {
@@ -137,7 +147,7 @@ impl Init {
                         self.criu = Some((pid, job));
                         Ok(())
                     }
-                    Err(_) => self.say(&Event::CriuEnded { job, ended: Ended::Exited(127), root: None }),
+                    Err(_) => self.say(&Event::CriuEnded { job, ended: Ended::Exited(127), root: None, harmed: false }),
                 }
             }
             Request::KillCriu => {
@@ -169,7 +179,11 @@ impl Init {
             let Some((pid, ended)) = wait_any()? else { return Ok(()) };
             if self.root == Some(pid) {
                 self.root = None;
-                self.say(&Event::PayloadEnded(ended))?;
+                if self.criu.is_some_and(|(_, job)| job == CriuJob::Dump) && helpers::touching() {
+                    self.ended_in_dump = Some(ended);
+                } else {
+                    self.say(&Event::PayloadEnded(ended))?;
+                }
             } else if self.criu.is_some_and(|(criu, _)| criu == pid) {
                 self.criu_ended(ended)?;
             } else {
@@ -208,7 +222,12 @@ impl Init {
             let _ = spawn::continue_pids_after(highest.max(spawn::PID_BEFORE_ROOT));
             self.root = root.map(Pid::from_raw);
         }
-        self.say(&Event::CriuEnded { job, ended, root })?;
+        let harmed = job == CriuJob::Dump && matches!(ended, Ended::Signaled(_)) && helpers::touching();
+        // One that was killed has perhaps been the end of the tree, too.
+        if let Some(own) = self.ended_in_dump.take().filter(|_| !harmed) {
+            self.say(&Event::PayloadEnded(own))?;
+        }
+        self.say(&Event::CriuEnded { job, ended, root, harmed })?;
         if let Some(early) = self.root.and_then(|root| self.strays.remove(&root)) {
             self.root = None;
             self.say(&Event::PayloadEnded(early))?;

@@ -91,6 +91,8 @@ pub enum Event {
         ended: Ended,
         /// A restore: pid of the root of the restored tree, if it lives.
         root: Option<i32>,
+        /// A dump that was killed while it worked inside a process: the tree may be damaged.
+        harmed: bool,
     },
     /// The root of the payload's tree ended, with the payload's status.
     PayloadEnded(Ended),

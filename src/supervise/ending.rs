@@ -62,6 +62,17 @@ impl Supervisor {
         ))
     }
 
+    /// criu was killed while it worked inside the payload, which may have another instruction or other registers now than it thinks. Neither
+    /// what it would compute nor how it would end is its own.
+    pub(super) fn payload_harmed(&self, ended: Ended) -> Failure {
+        let why = format!("criu ended by {ended} while it worked inside the payload, which may be damaged");
+        let remedy = match self.generation {
+            0 => "there is no checkpoint yet; let the job begin again",
+            _ => "the checkpoint is intact; let the job go on from it",
+        };
+        Failure::start("cannot go on", why).with_remedy(remedy).with_exit(Exit::CannotRestoreHere)
+    }
+
     pub(super) fn cannot_execute(&self, errno: i32, step: &str) -> Failure {
         let errno = nix::errno::Errno::from_raw(errno);
         let what = format!("cannot run {}", self.launch.program);

@@ -288,8 +288,9 @@ impl Supervisor {
                 self.now_running()
             }
             sandbox::Event::ExecFailed { errno, step } => Some(Err(self.cannot_execute(errno, &step))),
+            sandbox::Event::CriuEnded { harmed: true, ended, .. } => Some(Err(self.payload_harmed(ended))),
             sandbox::Event::CriuEnded { job: CriuJob::Dump, ended, .. } => self.dumped(ended),
-            sandbox::Event::CriuEnded { job: CriuJob::Restore, ended, root } => self.restored(ended, root),
+            sandbox::Event::CriuEnded { job: CriuJob::Restore, ended, root, .. } => self.restored(ended, root),
             sandbox::Event::PayloadEnded(ended) => self.payload_ended(ended),
         }
     }

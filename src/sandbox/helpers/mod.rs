@@ -1,4 +1,4 @@
-//! Three small shared objects that are preloaded into criu, never into the payload.
+//! Four small shared objects that are preloaded into criu, never into the payload.
 //!
 //! [`DRAINED`]: criu moves the payload's memory into our pipes with splice(2), which copies nothing: what waits in a pipe are the very pages
 //! of the stopped process. criu then goes on, and to clean up it runs system calls inside that process, for which it writes the
@@ -15,6 +15,9 @@
 //! [`RELEASED`], only for a restore: criu lets the restored tasks go one after the other (its `finalize_restore_detach`), and each runs from then on. One that was about to end
 //! its children, or all threads of its process, may do so before criu comes to them, and criu's restore would fail: "Unable to detach". Such a task has been
 //! restored and has ended since; the helper says so to criu. What it does is in `released.rs`.
+//!
+//! [`TOUCHING`], only for a dump: a criu that is killed while it works inside a process leaves that damaged, with another instruction or with other
+//! registers than its own. The helper says when that is so ([`touching`]). What it does is in `touching.rs`.
 
 use std::fs;
 use std::path::Path;
@@ -27,6 +30,9 @@ const DEVICES: &str = "/.condor-criu/devices.so";
 const RELEASED: &str = "/.condor-criu/released.so";
 /// Made by [`DRAINED`] when it is loaded, in a place that only criu and the init write to.
 const LOADED: &str = "/.condor-criu/run/drained";
+const TOUCHING: &str = "/.condor-criu/touching.so";
+/// Made by [`TOUCHING`] before criu changes a process, and removed when criu lets go of them.
+const TOUCHED: &str = "/.condor-criu/run/touching";
 
 /// The helper for overlays that this build of condor-criu embeds.
 pub fn devices() -> &'static [u8] {
@@ -46,21 +52,27 @@ fn released() -> &'static [u8] {
 pub(super) fn install(write: impl Fn(&str, &str, &[u8]) -> Result<(), StepFailed>) -> Result<(), StepFailed> {
     write(DRAINED, "criu's helper for pipes", drained())?;
     write(DEVICES, "criu's helper for overlays", devices())?;
-    write(RELEASED, "criu's helper for a restore's end", released())
+    write(RELEASED, "criu's helper for a restore's end", released())?;
+    write(TOUCHING, "criu's helper for a dump", include_bytes!(concat!(env!("OUT_DIR"), "/touching.so")))
 }
 
 /// What criu gets in its environment.
 pub(super) fn preload(job: CriuJob) -> String {
     let overlay = fs::read_to_string("/proc/self/mountinfo").is_ok_and(|text| text.lines().any(is_overlay));
-    let restore = job == CriuJob::Restore;
-    let more =
-        [(overlay, DEVICES), (restore, RELEASED)].into_iter().filter_map(|(wanted, name)| wanted.then_some(name));
+    let more = [(overlay, DEVICES), (job == CriuJob::Restore, RELEASED), (job == CriuJob::Dump, TOUCHING)];
+    let more = more.into_iter().filter_map(|(wanted, name)| wanted.then_some(name));
     format!("LD_PRELOAD={}", [DRAINED].into_iter().chain(more).collect::<Vec<_>>().join(":"))
 }
 
-/// Forgets that criu has loaded them.
+/// Forgets what an earlier criu has left.
 pub(super) fn forget() {
     let _ = fs::remove_file(LOADED);
+    let _ = fs::remove_file(TOUCHED);
+}
+
+/// Whether criu has changed something in a process that it has not put back.
+pub(super) fn touching() -> bool {
+    Path::new(TOUCHED).exists()
 }
 
 /// Whether criu has loaded them since.
