@@ -118,6 +118,18 @@ pub struct Host {
     /// Bytes of a page of memory; 0 if it was not noted.
     #[serde(default)]
     pub page_size: u64,
+    /// Which boot of it, and when in that; `None` if it was not noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
+}
+
+/// A moment of a host that does not depend on how its clock is set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// /proc/sys/kernel/random/boot_id
+    pub id: String,
+    /// CLOCK_BOOTTIME, in milliseconds.
+    pub uptime_ms: u64,
 }
 
 /// What a checkpoint has to do with processors: names of /proc/cpuinfo, of what programs choose code by.
@@ -286,6 +298,7 @@ mod tests {
                 criu: "4.2.1".into(),
                 cpu: Processor { needs: BTreeSet::from(["avx2".into()]), ..Processor::default() },
                 page_size: 4096,
+                boot: None,
             },
             identity: Inner { uid: 1, gid: 1, groups: vec![1] },
             clock: ClockReadings::default(),

@@ -17,7 +17,7 @@ use super::{Eviction, Options, is_checkpoint, progress, timeline};
 use crate::checkpoint::ended::EndRecord;
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended};
 use crate::journal::{self, Record};
-use crate::supervise::save::now;
+use crate::supervise::wall_clock::now;
 
 /// An eviction sooner than this would only test the start.
 pub(super) const SHORTEST_LIFE: Duration = Duration::from_millis(500);

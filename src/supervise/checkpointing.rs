@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::carry;
 use super::events::Event;
-use super::policy;
 use super::save::{self, Committed, Saving};
 use super::streams::{self, Stream};
 use super::supervisor::{State, Step, Supervisor, patience};
@@ -22,67 +21,12 @@ use crate::htcondor::advice::vacate_window;
 use crate::htcondor::chirp::Attribute;
 use crate::sandbox::compat;
 use crate::sandbox::{ClockReadings, CriuJob, Request};
-use crate::settings::Interval;
-
-/// After a dump that failed the next try comes after this much, then twice, four times … as much.
-const RETRY: Duration = Duration::from_secs(5 * 60);
-/// Doublings of [`RETRY`]: up to 160 minutes.
-const RETRY_DOUBLINGS: u32 = 5;
 
 /// A cause that may be gone in a moment is tried again so soon, and so often, before it is a failure: a vacate has no more time.
 const SOON: Duration = Duration::from_secs(1);
 const SOON_TRIES: u32 = 8;
 
 impl Supervisor {
-    /// Sets the time of the next periodic checkpoint.
-    pub(super) fn schedule(&mut self) {
-        let settings = &self.launch.settings;
-        self.next_checkpoint = None;
-        // Without a code in the ad, HTCondor would take the exit after a periodic checkpoint for the job's end.
-        if self.launch.job.checkpoint_code().is_none() || settings.interval == Interval::Never {
-            return;
-        }
-        let cost = Duration::from_secs_f64(self.last_cost());
-        let ran = Duration::from_secs_f64(self.history.run_seconds + self.ran());
-        let regular = match settings.interval {
-            Interval::Never => return,
-            Interval::Every(interval) => interval,
-            Interval::Auto => policy::optimal_interval(
-                cost,
-                policy::mean_time(settings.mean_time_between_evictions, ran, self.history.vacates),
-                settings.checkpoint_share,
-            ),
-        };
-        let wait = match settings.first_checkpoint {
-            Some(first) if self.generation == 0 => regular.min(first),
-            _ => regular,
-        };
-        let seed = format!("{} {}", self.launch.job.id().unwrap_or_default(), self.generation);
-        let mut wait = wait.mul_f64(policy::jitter(&seed));
-        if self.failures > 0 {
-            wait = wait.max(RETRY * 2_u32.pow((self.failures - 1).min(RETRY_DOUBLINGS)));
-        }
-        self.next_reason = Reason::Interval;
-        let end = self.launch.job.machine.as_ref().and_then(policy::known_end);
-        if let Some(left) = end.and_then(|end| Duration::try_from_secs_f64(end - save::now()).ok())
-            && let Some(deadline) = left.checked_sub(policy::margin(cost))
-            && deadline < wait
-        {
-            wait = deadline;
-            self.next_reason = Reason::Deadline;
-        }
-        tracing::info!(seconds = wait.as_secs_f64(), reason = %self.next_reason, "next checkpoint");
-        self.next_checkpoint = Some(Instant::now() + wait);
-    }
-
-    /// Seconds that the last checkpoint cost the payload; before the first, what a small one costs.
-    fn last_cost(&self) -> f64 {
-        /// Measured on a real pool: exit 85 to running again takes 1 to 2 s for a small job (htcondor-facts, section 10).
-        const SMALL: f64 = 2.0;
-        let frozen = self.last_cost.map_or(0.0, |cost| cost.frozen_seconds);
-        self.history.gap_seconds.unwrap_or(frozen + SMALL)
-    }
-
     /// Bytes per second that the upload is expected to take: as set, else as seen.
     fn upload_rate(&self) -> Option<f64> {
         self.launch.settings.upload_rate.or(self.history.upload_rate)
@@ -216,6 +160,7 @@ impl Supervisor {
                     self.failures += 1;
                     self.thaw();
                     self.next_reason = reason;
+                    self.regular = None;
                     self.next_checkpoint = Some(Instant::now() + SOON);
                     return None;
                 }
@@ -259,6 +204,7 @@ impl Supervisor {
                 criu: launch.criu.version.to_string(),
                 cpu: self.processor(),
                 page_size: cpu::page_size(),
+                boot: None,
             },
             identity: Inner {
                 uid: launch.identity.inner_uid,

@@ -20,6 +20,8 @@ pub enum Event {
     SandboxGone,
     /// Who started us is gone.
     StarterGone,
+    /// The wall clock has been set.
+    ClockSet,
     /// The checkpoint's files are in place.
     Unpacked(Result<Unpacked, Failure>),
     /// What the payload has that cannot be carried, as of now.

@@ -21,10 +21,12 @@ mod placeholders;
 pub mod policy;
 mod restoring;
 pub mod save;
+mod schedule;
 mod signals;
 mod streams;
 mod supervisor;
 mod trust;
+pub mod wall_clock;
 pub mod window;
 mod within;
 

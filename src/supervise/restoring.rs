@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::bring_back::{self, Serving, Unpacked};
 use super::events::{self, Event};
 use super::policy;
-use super::save;
 use super::supervisor::{State, Step, Supervisor, patience};
+use super::wall_clock;
 use crate::checkpoint::Reason;
 use crate::checkpoint::manifest::Tree;
 use crate::criu::{command, log};
@@ -24,7 +24,7 @@ impl Supervisor {
         self.chirp.tell(Attribute::State("restoring"));
         self.chirp.tell(Attribute::Generation(manifest.generation));
         if manifest.reason == Reason::Interval && manifest.host.name == self.launch.host {
-            self.in_place_since = Some(manifest.created - manifest.cost.frozen_seconds);
+            self.packed_here = manifest.host.boot.clone();
         }
         let then = manifest.clock;
         self.offsets = ClockReadings::now().unwrap_or(then).offsets_to(then);
@@ -94,12 +94,14 @@ impl Supervisor {
         if self.launch.job.failed_restores() > 0 && !self.launch.from_previous {
             self.chirp.tell(Attribute::FailedRestores(0));
         }
-        if let Some(began) = self.in_place_since {
-            let gap = (save::now() - began).clamp(0.0, 1e6);
+        let now = wall_clock::boot();
+        let since = self.packed_here.take().zip(now).and_then(|(then, now)| wall_clock::between(&then, &now));
+        if let Some(since) = since {
+            let frozen = self.last_cost.map_or(0.0, |cost| cost.frozen_seconds);
+            let gap = (since + frozen).clamp(0.0, 1e6);
             self.history.gap_seconds = Some(self.history.gap_seconds.map_or(gap, |before| (before + gap) / 2.0));
             let bytes = self.launch.checkpoint.metadata().map_or(0, |metadata| metadata.len());
-            let elsewhere = gap - seconds - self.last_cost.map_or(0.0, |cost| cost.frozen_seconds);
-            if let Some(rate) = policy::upload_rate(bytes, elsewhere) {
+            if let Some(rate) = policy::upload_rate(bytes, since - seconds) {
                 tracing::info!(bytes_per_second = rate, "the upload, as far as it can be told");
                 self.history.upload_rate = Some(self.history.upload_rate.map_or(rate, |before| (before + rate) / 2.0));
             }

@@ -9,10 +9,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
+use super::wall_clock;
 use crate::checkpoint::archive::{Kind, Meta, Mtime, Summary, WriteOptions, Writer};
 use crate::checkpoint::manifest::Input;
 use crate::checkpoint::streaming::ArchiveSink;
@@ -74,11 +75,6 @@ pub struct Committed {
     pub bytes: u64,
     /// Seconds from the dump's begin until it was durable.
     pub seconds: f64,
-}
-
-/// Seconds since the epoch.
-pub fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// Saves the files of a payload that has ended, with its status in the manifest: there are no images.
@@ -184,7 +180,8 @@ impl Packer {
         let mut manifest = self.stopped.manifest;
         manifest.inputs = inputs;
         manifest.unpacked_bytes = Some(self.unpacked.get());
-        manifest.created = now();
+        manifest.created = wall_clock::now();
+        manifest.host.boot = wall_clock::boot();
         manifest.cost.frozen_seconds = self.began.elapsed().as_secs_f64();
         let text = serde_json::to_vec_pretty(&manifest).map_err(|error| error.to_string())?;
         let Summary { bytes_written, .. } =

@@ -18,7 +18,8 @@ use super::launch::{self, Launch};
 use super::placeholders;
 use super::save::Saving;
 use super::streams::{Relays, Stream};
-use crate::checkpoint::manifest::{Cost, History, Tree};
+use super::wall_clock;
+use crate::checkpoint::manifest::{Boot, Cost, History, Tree};
 use crate::checkpoint::{Inputs, Reason};
 use crate::criu::command;
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended, Exit, Failure};
@@ -70,6 +71,8 @@ pub(super) struct Supervisor {
     pub(super) deadline: Option<Instant>,
     /// When the next checkpoint is due.
     pub(super) next_checkpoint: Option<Instant>,
+    /// When it would be due if no end of the slot were known.
+    pub(super) regular: Option<Instant>,
     /// Why it will be taken.
     pub(super) next_reason: Reason,
     /// A checkpoint was asked for while there was nothing to save.
@@ -96,8 +99,8 @@ pub(super) struct Supervisor {
     pub(super) resident: u64,
     /// How much work its packing is, see [`super::window::effort`].
     pub(super) effort: f64,
-    /// When the dump began, in seconds since the epoch, if this is its restart in place.
-    pub(super) in_place_since: Option<f64>,
+    /// When the checkpoint was packed, if this is its restart in place.
+    pub(super) packed_here: Option<Boot>,
     running_since: Option<Instant>,
     pub(super) started: Instant,
 }
@@ -129,6 +132,9 @@ impl Supervisor {
             && let Err(error) = alone::watch_starter(sender.clone())
         {
             tracing::debug!("cannot see whether the starter lives: {error}");
+        }
+        if let Err(error) = wall_clock::watch(sender.clone()) {
+            tracing::debug!("cannot see whether the clock is set: {error}");
         }
         let relays = Relays::start(pipes).map_err(cannot)?;
         let history = launch.opened.as_ref().map(|opened| opened.manifest.history).unwrap_or_default();
@@ -173,6 +179,7 @@ impl Supervisor {
             offsets: ClockOffsets::default(),
             deadline: None,
             next_checkpoint: None,
+            regular: None,
             next_reason: Reason::Interval,
             wanted: false,
             promised: false,
@@ -186,7 +193,7 @@ impl Supervisor {
             failures: 0,
             resident: 0,
             effort: 1.0,
-            in_place_since: None,
+            packed_here: None,
             running_since: None,
             started: Instant::now(),
         })
@@ -239,6 +246,10 @@ impl Supervisor {
         match event {
             Event::Signal(number) => self.signalled(number),
             Event::Sandbox(event) => self.sandbox_says(event),
+            Event::ClockSet => {
+                self.clock_set();
+                None
+            }
             Event::Unpacked(result) => self.unpacked(result),
             Event::Scanned(findings) => {
                 self.scanned(findings);
