@@ -1,19 +1,23 @@
-//! A run is cut off before every system call by which condor-criu changes a file or a process, and every such call on a file is let
-//! fail as a full or broken disk lets it fail: whatever the moment, one generation is whole, the job goes on from it with whole
-//! output, and nothing of the sandbox is left.
+//! At every moment of a run something is done to it: it, its init or its criu is killed, its disk is full, broken or read-only, its writes are
+//! short, its clock jumps. Whatever the moment, one generation is whole, the job goes on from it with whole output, and
+//! nothing of the sandbox is left.
 //!
-//! `tests/cuts/cut.c` cuts, from outside. The run is one that restores generation 1, and saves and commits generation 2 at a vacate.
+//! `tests/cuts/cut.c` does it, from outside; a moment is a system call. The run is one that restores generation 1, and saves and commits
+//! generation 2 at a vacate.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
 mod common;
+#[path = "cuts/disk.rs"]
+mod disk;
+#[path = "cuts/left.rs"]
+mod left;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,8 +25,9 @@ use std::time::{Duration, Instant};
 
 use common::local::{Bench, Host, PATIENCE, assert_code, starts_seen};
 use common::long;
+use disk::Disk;
+use left::{no_lock_and_no_mount_is_left, no_process_is_left, nothing_is_open_to_others};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 
 /// Each worker's jobs are a user's of its own, so that what is left of a run can be told from the others'.
@@ -34,47 +39,102 @@ const STEPS: usize = 400;
 const WORDS: [&str; 5] = ["--log-level=debug", "--keep=2", "--", "./steps", "400"];
 const PREVIOUS: &str = "criu-checkpoint.previous.tar.zst";
 
-/// How many points the ordinary `./test` takes of all.
-const SAMPLE: usize = 36;
-
 struct Cuts {
     bench: Bench,
+    /// The first of this test's users: another test's run at the same time.
+    users: u32,
 }
 
 /// What a run came to, as the tracer tells it.
 struct Report {
     /// Exit code, or the signal's number below zero.
     result: i32,
-    /// How many calls were counted.
+    /// How many moments were counted.
     count: usize,
-    /// The call that was cut; `nothing` if the run ended before.
+    /// The call at which it happened; `nothing` if the run ended before.
     call: String,
 }
 
-/// What is done at the point.
-#[derive(Clone, Copy, Debug)]
+/// What is done at the moment.
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
-    Cut,
-    /// An error, from the one call only (`once`) or from all that follow too (`on`).
-    Error(Errno, &'static str),
+    /// SIGKILL to condor-criu, to the sandbox's init, to criu.
+    Kill,
+    Init,
+    Criu,
+    /// The file system becomes read-only.
+    Disk,
+    /// The call fails, and all that follow too if it is lasting.
+    Error {
+        errno: Errno,
+        lasting: bool,
+    },
+    /// Half is written, and of all that is written later too if it is lasting.
+    Short {
+        lasting: bool,
+    },
+    /// The wall clock jumps by hours.
+    Clock(i64),
+}
+
+impl Fault {
+    /// As `cut` takes it.
+    fn word(self) -> String {
+        let lasts = |lasting: bool| if lasting { "+" } else { "" };
+        match self {
+            Fault::Kill => "kill".into(),
+            Fault::Init => "init".into(),
+            Fault::Criu => "criu".into(),
+            Fault::Disk => "disk".into(),
+            Fault::Error { errno, lasting } => format!("{}{}", errno as i32, lasts(lasting)),
+            Fault::Short { lasting } => format!("short{}", lasts(lasting)),
+            Fault::Clock(hours) => format!("{}s", hours * 3600),
+        }
+    }
+
+    /// Whether the run can come to this: its exit code, or the signal's number below zero.
+    fn allows(self, result: i32) -> bool {
+        match self {
+            Fault::Kill => matches!(result, -9 | 85),
+            Fault::Init => matches!(result, 75 | 85),
+            // The signal could not be answered with a checkpoint, which is said, and the payload got it itself or went on to its end.
+            Fault::Criu | Fault::Disk | Fault::Error { .. } => matches!(result, 85 | 75 | 42 | -15),
+            // Nothing is wrong that anybody has to notice.
+            Fault::Short { .. } | Fault::Clock(_) => result == 85,
+        }
+    }
+
+    /// Whether the log and the payload's own files can be written after it.
+    fn leaves_a_disk(self) -> bool {
+        !matches!(self, Fault::Disk | Fault::Error { lasting: true, .. })
+    }
+}
+
+/// How many moments are tried of all, by the ordinary `./test` and by the long one; spread evenly.
+struct Tried {
+    short: usize,
+    long: usize,
 }
 
 /// A disk that is full stays full.
-const ERRORS: [Fault; 3] =
-    [Fault::Error(Errno::EIO, "once"), Fault::Error(Errno::ENOSPC, "on"), Fault::Error(Errno::EDQUOT, "once")];
+const ERRORS: [Fault; 3] = [
+    Fault::Error { errno: Errno::EIO, lasting: false },
+    Fault::Error { errno: Errno::ENOSPC, lasting: true },
+    Fault::Error { errno: Errno::EDQUOT, lasting: false },
+];
 
 impl Cuts {
     /// With generation 1 in the scratch directory `base`.
-    fn new() -> Cuts {
+    fn new(test: u32) -> Cuts {
         // The users that tell one run's processes from another's, and /proc of theirs.
         assert!(nix::unistd::geteuid().is_root(), "run it as root: every run is another user's");
-        let cuts = Cuts { bench: Bench::new() };
+        let cuts = Cuts { bench: Bench::new(), users: USERS + 10 * test };
         for (source, name) in [("cut.c", "cut"), ("steps.c", "steps")] {
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuts").join(source);
             let program = cuts.bench.path().join(name);
             assert!(Command::new("gcc").args(["-O2", "-o"]).arg(&program).arg(source).status().unwrap().success());
         }
-        let base = cuts.host("base", USERS, None);
+        let base = cuts.host("base", cuts.users, None);
         let mut job = base.start(&WORDS);
         job.until_output("step3 ").signal(Signal::SIGTERM);
         assert_code(&base, job.end(), 85);
@@ -96,21 +156,26 @@ impl Cuts {
     }
 
     /// Runs the job on that host with a fault at the `nth` point; with 0, only counts.
-    fn run(&self, host: &Host<'_>, fault: Fault, nth: usize, signal: Signal) -> Report {
+    fn run(
+        &self,
+        host: &Host<'_>,
+        words: &[&str],
+        (fault, nth): (Fault, usize),
+        signal: Signal,
+        disk: Option<&Disk>,
+    ) -> Report {
         let report = self.bench.path().join(format!("report-{}", host.user));
-        let run = host.command(&WORDS);
+        let run = host.command(words);
         let stream = |name: &str| File::options().append(true).open(host.scratch.join(name)).unwrap();
         let mut cut = Command::new(self.bench.path().join("cut"));
-        cut.arg(&report);
-        match fault {
-            Fault::Cut => cut.arg("cut"),
-            Fault::Error(errno, how) => cut.args([&(errno as i32).to_string(), how]),
-        };
-        cut.arg(nth.to_string()).arg("--").arg(run.get_program()).args(run.get_args());
+        cut.arg(&report).arg(fault.word()).arg(nth.to_string()).arg("--").arg(run.get_program()).args(run.get_args());
         cut.current_dir(&host.scratch).env("_CONDOR_SCRATCH_DIR", &host.scratch).env_remove("CONDOR_CRIU_CRIU");
         cut.env("CUT_USER", host.user.to_string()).env("CUT_SIGNAL", (signal as i32).to_string());
         cut.env("CUT_FILE", host.scratch.join("condor-criu.log")).env("CUT_TEXT", "the payload runs again");
-        cut.env("CUT_HURRY", host.scratch.join(".hurry"));
+        cut.env("CUT_ENOUGH", "cannot save the payload").env("CUT_HURRY", host.scratch.join(".hurry"));
+        if let Some(disk) = disk {
+            cut.env("CUT_DISK", disk.breaks());
+        }
         cut.stdin(Stdio::null()).stdout(stream("_condor_stdout")).stderr(stream("_condor_stderr"));
         let mut child = cut.spawn().unwrap();
         let deadline = Instant::now() + PATIENCE;
@@ -125,7 +190,7 @@ impl Cuts {
         assert_eq!(child.wait().unwrap().code(), Some(0), "the tracer failed\n{}", host.stderr());
         let text = fs::read_to_string(&report).unwrap();
         let words: Vec<&str> = text.split_whitespace().collect();
-        Report { result: words[0].parse().unwrap(), count: words[1].parse().unwrap(), call: words[3].to_owned() }
+        Report { result: words[0].parse().unwrap(), count: words[1].parse().unwrap(), call: words[2..].join(" ") }
     }
 
     fn ours(&self, words: &[&str], file: &Path) -> (bool, String) {
@@ -144,17 +209,35 @@ impl Cuts {
 
     /// The fault of this number, and all that must hold after it; returns what was seen.
     fn point(&self, worker: usize, fault: Fault, nth: usize) -> (String, String) {
-        let user = USERS + 1 + worker as u32;
-        let base = self.bench.host("base", USERS);
+        let user = self.users + 1 + worker as u32;
+        let base = self.bench.host("base", self.users);
         // What a run that failed has left must not disturb the next.
         for name in ["here", "next"] {
             let _ = fs::remove_dir_all(self.bench.path().join(format!("{name}-{user}")));
         }
-        let host = self.host(&format!("here-{user}"), user, Some(&base));
-        let signal =
-            if matches!(fault, Fault::Cut) || nth.is_multiple_of(2) { Signal::SIGTERM } else { Signal::SIGUSR2 };
-        let report = self.run(&host, fault, nth, signal);
-        nothing_is_left(&host);
+        let name = format!("here-{user}");
+        let disk = (fault == Fault::Disk).then(|| Disk::mounted(&self.bench.path().join(&name)));
+        let host = self.host(&name, user, Some(&base));
+        // Answered with a checkpoint or passed on; or only answered.
+        let signal = if matches!(fault, Fault::Kill | Fault::Init) || nth.is_multiple_of(2) {
+            Signal::SIGTERM
+        } else {
+            Signal::SIGUSR2
+        };
+        if let Some(disk) = &disk {
+            disk.sync();
+        }
+        let report = self.run(&host, &WORDS, (fault, nth), signal, disk.as_ref());
+        no_process_is_left(&host);
+        no_lock_and_no_mount_is_left(&host, disk.is_some());
+        nothing_is_open_to_others(&host, &base.read("data.txt"));
+        assert!(
+            fault.allows(report.result),
+            "ended by {}\nstderr: {}\nlog: {}",
+            report.result,
+            host.stderr(),
+            host.log()
+        );
         let finished = |host: &Host<'_>| {
             let output = host.stdout();
             let log = host.log();
@@ -162,46 +245,39 @@ impl Cuts {
             let steps: String = (1..=STEPS).map(|step| format!("step{step}\n")).collect();
             assert_eq!(host.read("data.txt"), steps, "{log}");
         };
-        // On a disk that stays full there is no log either.
-        let told = |host: &Host<'_>| {
-            let can = !matches!(fault, Fault::Error(_, "on"));
-            assert!(!can || host.log().contains("cannot save the payload"), "{}", host.log());
-        };
-        let seen = match (fault, report.result) {
-            (Fault::Cut, -9 | 85) => format!("generation {}", self.generation(&host)),
-            (Fault::Error(..), code @ (85 | 75)) => {
-                format!("exit code {code}, generation {}", self.generation(&host))
-            }
-            // The signal could not be answered with a checkpoint, which is said, and the payload went on to its end.
-            (Fault::Error(..), 42) => {
-                finished(&host);
-                told(&host);
-                "the payload's own end, undisturbed".to_owned()
-            }
-            (Fault::Error(..), -15) => {
-                told(&host);
-                format!("signal 15, generation {}", self.generation(&host))
-            }
-            (_, other) => panic!("ended by {other}\nstderr: {}\nlog: {}", host.stderr(), host.log()),
-        };
-        if report.result != 42 {
-            let next = self.host(&format!("next-{user}"), user, Some(&host));
-            next.write(".hurry", "");
-            assert_code(&next, next.run(&WORDS), 42);
-            finished(&next);
-            nothing_is_left(&next);
+        // criu is slow to begin where each of its calls is looked at, and the payload may be quicker with its own end.
+        let is_told = report.result == -15 || (report.result == 42 && fault != Fault::Criu);
+        if is_told && fault.leaves_a_disk() {
+            assert!(host.log().contains("cannot save the payload"), "{}", host.log());
         }
-        (report.call, seen)
+        if report.result == 42 && fault != Fault::Disk {
+            finished(&host);
+            return (report.call, "the payload's own end, undisturbed".to_owned());
+        }
+        let generation = self.generation(&host);
+        if matches!(fault, Fault::Short { .. } | Fault::Clock(_)) {
+            assert_eq!(generation, 2, "{}", host.log());
+        }
+        let next = self.host(&format!("next-{user}"), user, Some(&host));
+        next.write(".hurry", "");
+        assert_code(&next, next.run(&WORDS), 42);
+        finished(&next);
+        no_process_is_left(&next);
+        no_lock_and_no_mount_is_left(&next, false);
+        if let Some(disk) = disk {
+            disk.gone();
+        }
+        (report.call, format!("{}, generation {generation}", report.result))
     }
 
     /// All points, or a sample of them spread evenly; several at a time.
-    fn all(&self, what: &str, faults: &[Fault], count: usize) {
+    fn all(&self, what: &str, faults: &[Fault], count: usize, Tried { short, long }: Tried) {
         let points = count * faults.len();
-        let chosen: Vec<(Fault, usize)> = if long::wanted() {
+        let wanted = if long::wanted() { long } else { short };
+        let chosen: Vec<(Fault, usize)> = if wanted >= points {
             (1..=count).flat_map(|nth| faults.iter().map(move |fault| (*fault, nth))).collect()
         } else {
-            let sample = SAMPLE.min(count);
-            (0..sample).map(|at| (faults[at % faults.len()], 1 + at * count / sample)).collect()
+            (0..wanted).map(|at| (faults[at % faults.len()], 1 + at * count / wanted)).collect()
         };
         let next = AtomicUsize::new(0);
         let (failed, seen) = (Mutex::new(Vec::new()), Mutex::new(BTreeMap::<String, usize>::new()));
@@ -218,7 +294,8 @@ impl Cuts {
                                 *seen.entry(format!("then {end}")).or_default() += 1;
                             }
                             Err(why) => {
-                                let why = why.downcast::<String>().map_or_else(|_| "a panic".to_owned(), |why| *why);
+                                let short = why.downcast_ref::<&str>().unwrap_or(&"a panic").to_string();
+                                let why = why.downcast::<String>().map_or(short, |why| *why);
                                 let told = format!("{fault:?} at {nth}: {why}");
                                 let _ = writeln!(std::io::stderr(), "FAILED: {told}");
                                 failed.lock().unwrap().push(told);
@@ -245,58 +322,79 @@ impl Cuts {
     }
 }
 
-/// No process of the host's user, stopped or not, no mount, no lock.
-fn nothing_is_left(host: &Host<'_>) {
-    let processes = || -> Vec<PathBuf> {
-        let entries = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-        let number =
-            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok());
-        // The owner of what is not dumpable is root; the uid is in status.
-        let user = |path: &PathBuf| {
-            let status = fs::read_to_string(path.join("status")).unwrap_or_default();
-            // Dead, and only not yet waited for by this machine's init.
-            if status.contains("\nState:\tZ") {
-                return false;
-            }
-            let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default().to_owned();
-            uid.split_whitespace().any(|uid| uid == host.user.to_string())
-        };
-        entries.filter(number).filter(user).collect()
-    };
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let left = processes();
-        if left.is_empty() {
-            break;
-        }
-        let status = || fs::read_to_string(left[0].join("status")).unwrap_or_default();
-        assert!(Instant::now() < deadline, "{} processes are left: {}\n{}", left.len(), status(), host.log());
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(host.scratch.to_str().unwrap()), "a mount is left\n{mounts}");
-    let lock = Flock::lock(File::open(&host.scratch).unwrap(), FlockArg::LockExclusiveNonblock);
-    assert!(lock.is_ok(), "the scratch directory is locked");
-    assert!(host.scratch.metadata().unwrap().uid() == host.user);
+/// Counts the moments of a fault in a run that nothing disturbs, and tries them.
+fn try_all(test: u32, what: &str, faults: &[Fault], tried: Tried) {
+    let cuts = Cuts::new(test);
+    let base = cuts.bench.host("base", cuts.users);
+    let disk = (faults[0] == Fault::Disk).then(|| Disk::mounted(&cuts.bench.path().join("counted")));
+    let host = cuts.host("counted", cuts.users, Some(&base));
+    let report = cuts.run(&host, &WORDS, (faults[0], 0), Signal::SIGTERM, disk.as_ref());
+    assert_eq!(report.result, 85, "{}", host.log());
+    assert_eq!(cuts.generation(&host), 2);
+    cuts.all(what, faults, report.count, tried);
 }
+
+const ALL: usize = usize::MAX;
 
 #[test]
 fn cut_off_at_every_system_call() {
-    let cuts = Cuts::new();
-    let base = cuts.bench.host("base", USERS);
-    let host = cuts.host("counted", USERS, Some(&base));
-    let report = cuts.run(&host, Fault::Cut, 0, Signal::SIGTERM);
-    assert_eq!(report.result, 85, "{}", host.log());
-    assert_eq!(cuts.generation(&host), 2);
-    cuts.all("cut off", &[Fault::Cut], report.count);
+    try_all(0, "cut off", &[Fault::Kill], Tried { short: 36, long: ALL });
 }
 
 #[test]
 fn a_full_or_broken_disk_at_every_system_call() {
-    let cuts = Cuts::new();
-    let base = cuts.bench.host("base", USERS);
-    let host = cuts.host("counted", USERS, Some(&base));
-    let report = cuts.run(&host, ERRORS[0], 0, Signal::SIGTERM);
-    assert_eq!(report.result, 85, "{}", host.log());
-    cuts.all("errors", &ERRORS, report.count);
+    try_all(1, "errors", &ERRORS, Tried { short: 36, long: ALL });
+}
+
+#[test]
+fn the_init_is_killed_at_every_system_call() {
+    try_all(2, "the init killed", &[Fault::Init], Tried { short: 9, long: ALL });
+}
+
+#[test]
+fn criu_is_killed_at_its_own_system_calls() {
+    try_all(3, "criu killed", &[Fault::Criu], Tried { short: 9, long: ALL });
+}
+
+#[test]
+fn every_write_is_short() {
+    let faults = [Fault::Short { lasting: true }, Fault::Short { lasting: false }];
+    try_all(4, "short writes", &faults, Tried { short: 6, long: ALL });
+}
+
+#[test]
+fn the_scratch_directory_becomes_read_only_half_way() {
+    if !Disk::possible() {
+        println!("LEFT OUT: no loop device with ext4 can be mounted here");
+        return;
+    }
+    try_all(5, "read-only", &[Fault::Disk], Tried { short: 9, long: ALL });
+}
+
+#[test]
+fn the_wall_clock_jumps_whenever_it_is_looked_at() {
+    try_all(6, "clock jumps", &[Fault::Clock(5), Fault::Clock(-5)], Tried { short: 6, long: ALL });
+}
+
+/// Seconds until the next periodic checkpoint, as the last start has set them.
+fn next_checkpoint(host: &Host<'_>) -> f64 {
+    let log = host.log();
+    let told = log.rsplit("next checkpoint seconds=").next().and_then(|rest| rest.split(' ').next()?.parse().ok());
+    told.unwrap_or_else(|| panic!("no next checkpoint\n{log}"))
+}
+
+#[test]
+fn a_clock_that_is_set_before_a_restart_in_place_changes_no_interval() {
+    for hours in [5, -5] {
+        let cuts = Cuts::new(7);
+        let host = cuts.host("periodic", cuts.users, None);
+        let words = ["--first-checkpoint=1s", "--", "./steps", "400"];
+        assert_code(&host, host.run(&words), 85);
+        assert!(host.log().contains("reason=interval"), "{}", host.log());
+        let fault = (Fault::Clock(hours), 1);
+        assert_eq!(cuts.run(&host, &words, fault, Signal::SIGTERM, None).result, 85, "{}", host.log());
+        // By the price of a checkpoint that takes a second or two; one of five hours is four days, one of no time is one second.
+        let seconds = next_checkpoint(&host);
+        assert!((30.0..3600.0).contains(&seconds), "{hours} h: {seconds} s\n{}", host.log());
+    }
 }

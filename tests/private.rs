@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use common::local::{Bench, FIRST_USER, Host, SECOND_USER, assert_code};
 use nix::sys::signal::Signal;
@@ -124,6 +125,75 @@ fn a_link_in_the_place_of_the_log_or_the_checkpoint_is_not_followed() {
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious\n");
 }
 
+#[test]
+fn two_jobs_of_one_user_do_not_see_each_other_and_the_root_is_read_only() {
+    let bench = Bench::new();
+    let (one, two) = (bench.host("one", FIRST_USER), bench.host("two", FIRST_USER));
+    let hide = "for place in /tmp /var/tmp /dev/shm; do echo secret >$place/mine-3381; done; echo up; while [ ! -e go ]; do sleep 0.05; done";
+    let mut job = one.start(&["--", "sh", "-c", hide, "argument-3381"]);
+    job.until_output("up");
+    let look = "import glob, os\n\
+        print([path for place in ('/tmp', '/var/tmp', '/dev/shm') for path in glob.glob(place + '/*')])\n\
+        print(any(b'argument-' + b'3381' in open(path, 'rb').read() for path in glob.glob('/proc/[0-9]*/cmdline')))\n\
+        for kind in ('uid', 'gid'):\n    \
+            print([line.split()[2] for line in open(f'/proc/self/{kind}_map')])\n\
+        for path in ('/new', '/etc/new', '/proc/sys/kernel/hostname'):\n    \
+            try:\n        open(path, 'w'); print('written')\n    \
+            except OSError: print('refused')\n";
+    assert_code(&two, two.run(&["--", "python3", "-c", look]), 0);
+    let expected = "[]\nFalse\n['1']\n['1']\nrefused\nrefused\nrefused\n";
+    assert_eq!(two.stdout(), expected, "{}", two.stderr());
+    one.write("go", "");
+    assert_code(&one, job.end(), 0);
+}
+
+#[test]
+fn what_the_starter_gives_a_job_is_not_in_its_checkpoint() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    host.job_ad(85);
+    fs::create_dir(host.scratch.join(".condor_creds")).unwrap();
+    host.own(&host.scratch.join(".condor_creds"));
+    for name in [".condor_creds/token", ".chirp.config", ".machine.ad"] {
+        host.write(name, "# cookie-5519\n");
+    }
+    host.write("mine", "# of the job\n");
+    let mut job = host.start(&["--", "sh", "-c", "echo >>mine; echo up; sleep 60"]);
+    job.until_output("up").signal(Signal::SIGTERM);
+    assert_code(&host, job.end(), 85);
+    let to = bench.path().join("extracted");
+    let extracted = Command::new(bench.binary()).arg("extract").arg(host.checkpoint()).arg(&to).output().unwrap();
+    assert!(extracted.status.success(), "{}", String::from_utf8_lossy(&extracted.stderr));
+    let has = |text: &str| Command::new("grep").args(["-rqa", text]).arg(&to).status().unwrap().success();
+    assert!(has("# of the job"), "nothing is found in it");
+    assert!(!has("cookie-5519"), "a checkpoint holds what the starter has given the job");
+}
+
+#[test]
+fn a_payload_that_spoils_its_checkpoint_harms_its_own_job_and_nothing_is_run_of_it() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    host.job_ad(85);
+    let script = "trap 'exit 7' TERM; [ -e .again ] && echo garbage >criu-checkpoint.tar.zst; echo up; while :; do sleep 0.05; done";
+    let words = ["--", "sh", "-c", script];
+    let mut job = host.start(&words);
+    job.until_output("up").signal(Signal::SIGTERM);
+    assert_code(&host, job.end(), 85);
+    drop(job);
+    // It is not the file that was there: nothing is put in its place, and the payload learns that it is not saved.
+    let other = bench.host("other", FIRST_USER);
+    other.job_ad(85).write(".again", "");
+    let mut job = other.start(&words);
+    job.until_output("up").signal(Signal::SIGTERM);
+    assert_code(&other, job.end(), 7);
+    drop(job);
+    assert!(other.log().contains("is no longer the file that was there"), "{}", other.log());
+    assert_eq!(other.read("criu-checkpoint.tar.zst"), "garbage\n");
+    let before = other.stdout();
+    assert_code(&other, other.run(&words), 125);
+    assert_eq!(other.stdout(), before, "something was run");
+}
+
 /// A checkpoint of the job at line 9, and the host that made it.
 fn saved<'a>(bench: &'a Bench, ad: &str) -> Host<'a> {
     let first = bench.host("first", FIRST_USER);
@@ -202,7 +272,7 @@ struct Mounted<'a>(&'a Path);
 
 impl<'a> Mounted<'a> {
     fn tmpfs(path: &'a Path, options: &str) -> Mounted<'a> {
-        let done = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(path).status();
+        let done = Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(path).status();
         assert!(done.unwrap().success());
         Mounted(path)
     }
@@ -210,6 +280,6 @@ impl<'a> Mounted<'a> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
     }
 }

@@ -1,84 +1,46 @@
-// Runs a program and cuts it off before a chosen system call that changes a file or a process, or lets that call fail.
+// Runs a program and does it some harm at a chosen moment, from outside.
 //
-//   cut REPORT cut N -- PROGRAM…             SIGKILL before the N-th counted call is carried out (0: only count)
-//   cut REPORT ERRNO once|on N -- PROGRAM…   the N-th counted call on a regular file fails with ERRNO, with `on` all after it too
+//   cut REPORT FAULT N -- PROGRAM…      N counts the moments; 0: only count
 //
-// Traced are the program's threads and nothing that it forks: CRIU could not save a payload that is traced. In the environment:
-// CUT_USER, whose the program is; CUT_SIGNAL, which it gets as soon as CUT_FILE has CUT_TEXT; CUT_HURRY, a file that is made a second
-// later. REPORT gets one line: the exit code (or the signal below zero), how many calls were counted, how many failed, which was hit.
+// FAULT      a moment is                              what happens
+// kill       a call that changes a file or process    SIGKILL to the program, before the call
+// init       the same                                 SIGKILL to the sandbox's init, before the call
+// disk       the same                                 the file system becomes read-only for all, before the call
+// criu       a system call of criu                    SIGKILL to criu, before the call
+// ERRNO      such a call on a file                    it fails with ERRNO
+// ERRNO+     the same                                 it and all after it fail
+// short      a write of more than one byte to a file  only half is written
+// short+     the same                                 also of all after it
+// SECONDSs   a look at the wall clock                 from then on it is wrong by SECONDS
+//
+// Traced are the program's threads, and criu where it is the one that is killed. Nothing else is: CRIU could not save a payload that is
+// traced. In the environment: CUT_USER, whose the program is; CUT_SIGNAL, which it gets as soon as CUT_FILE has CUT_TEXT; CUT_HURRY, a file
+// that is made when it has CUT_ENOUGH, or some seconds later; CUT_DISK, ext4's trigger_fs_error of the file system. REPORT gets one line: the exit code (or the signal below
+// zero), how many moments were counted, and the call at which it happened.
 #define _GNU_SOURCE
+#include "calls.h"
+
+#include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-struct call {
-    long number;
-    const char *name;
-    int flags_at;  // which argument has open(2)'s flags; -1: none
-    int file_at;   // which argument is a descriptor that must be a regular file's for an error; -1: none, -2: never an error
-};
+static enum { KILL, INIT, DISK, CRIU, ERROR, SHORT, CLOCK } fault;
+static int is_lasting, error, running;
+static long shift, nth, count;
+static pid_t program, criu;
+static char told[96] = "nothing";
 
-#define CALL(name, flags, file) {SYS_##name, #name, flags, file}
-static const struct call calls[] = {
-    CALL(open, 1, -1), CALL(openat, 2, -1), CALL(creat, -1, -1),
-    CALL(write, -1, 0), CALL(pwrite64, -1, 0), CALL(writev, -1, 0), CALL(pwritev, -1, 0), CALL(pwritev2, -1, 0),
-    CALL(sendfile, -1, 0), CALL(copy_file_range, -1, 2), CALL(splice, -1, 2), CALL(fallocate, -1, 0),
-    CALL(truncate, -1, -1), CALL(ftruncate, -1, 0), CALL(fsync, -1, 0), CALL(fdatasync, -1, 0), CALL(syncfs, -1, 0),
-    CALL(rename, -1, -1), CALL(renameat, -1, -1), CALL(renameat2, -1, -1),
-    CALL(link, -1, -1), CALL(linkat, -1, -1), CALL(symlink, -1, -1), CALL(symlinkat, -1, -1),
-    CALL(mkdir, -1, -1), CALL(mkdirat, -1, -1), CALL(mknod, -1, -1), CALL(mknodat, -1, -1),
-    CALL(unlink, -1, -2), CALL(unlinkat, -1, -2), CALL(rmdir, -1, -2),
-    CALL(chmod, -1, -2), CALL(fchmod, -1, -2), CALL(fchmodat, -1, -2), CALL(chown, -1, -2), CALL(fchown, -1, -2),
-    CALL(fchownat, -1, -2), CALL(utimensat, -1, -2), CALL(flock, -1, -2),
-    CALL(kill, -1, -2), CALL(tgkill, -1, -2), CALL(tkill, -1, -2), CALL(pidfd_send_signal, -1, -2),
-    CALL(clone, -1, -2), CALL(clone3, -1, -2), CALL(fork, -1, -2), CALL(vfork, -1, -2),
-    CALL(sendmsg, -1, -2), CALL(sendto, -1, -2), CALL(exit_group, -1, -2),
-};
-
-static unsigned long long argument(const struct user_regs_struct *regs, int at)
-{
-    const unsigned long long all[] = {regs->rdi, regs->rsi, regs->rdx, regs->r10, regs->r8, regs->r9};
-    return all[at];
-}
-
-static const struct call *counted(const struct user_regs_struct *regs)
-{
-    for (size_t at = 0; at < sizeof calls / sizeof *calls; at++) {
-        const struct call *call = &calls[at];
-        if (call->number != (long)regs->orig_rax)
-            continue;
-        if (call->flags_at < 0 || argument(regs, call->flags_at) & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC))
-            return call;
-    }
-    return NULL;
-}
-
-// Whether a disk could let it fail.
-static int may_fail(pid_t tid, const struct call *call, const struct user_regs_struct *regs)
-{
-    if (call->file_at == -2)
-        return 0;
-    // Without O_CREAT nothing new is written by open(2).
-    if (call->flags_at >= 0)
-        return (argument(regs, call->flags_at) & O_CREAT) != 0;
-    if (call->file_at == -1)
-        return 1;
-    char path[64];
-    struct stat found;
-    snprintf(path, sizeof path, "/proc/%d/fd/%d", tid, (int)argument(regs, call->file_at));
-    return stat(path, &found) == 0 && (S_ISREG(found.st_mode) || S_ISDIR(found.st_mode));
-}
+// What is to be undone or done when the present call of a thread returns; indexed by tid, which pid_max bounds.
+static struct pending { char kind; signed char at; unsigned long long value; } pending[1 << 22];
+enum { NOTHING, FAILS, SHORTENED };
 
 static void die(const char *what)
 {
@@ -86,23 +48,101 @@ static void die(const char *what)
     exit(200);
 }
 
-// Whether the file has the text.
-static int has(const char *file, const char *text)
+// Whether this is the moment, or a later one that is meant too.
+static int is_due(const char *name)
 {
-    static char content[1 << 20];
-    int from = open(file, O_RDONLY | O_CLOEXEC);
-    ssize_t length = read(from, content, sizeof content - 1);
-    close(from);
-    content[length > 0 ? length : 0] = 0;
-    return strstr(content, text) != NULL;
+    if (++count == nth)
+        snprintf(told, sizeof told, "%s", name);
+    return count == nth || (is_lasting && nth > 0 && count > nth);
+}
+
+static void break_disk(void)
+{
+    int file = open(getenv("CUT_DISK"), O_WRONLY | O_CLOEXEC);
+    if (file < 0 || write(file, "1", 1) != 1)
+        die("CUT_DISK");
+    close(file);
+}
+
+// The program's clock is the kernel's and not the vDSO's, where nobody could see it being looked at.
+static void without_vdso(pid_t tid)
+{
+    struct user_regs_struct regs;
+    if (ptrace(PTRACE_GETREGS, tid, 0, &regs) != 0)
+        return;
+    unsigned long long at = regs.rsp + 8 * (1 + peek(tid, regs.rsp) + 1);
+    while (peek(tid, at) != 0)
+        at += 8;
+    for (at += 8; peek(tid, at) != AT_NULL; at += 16)
+        if (peek(tid, at) == AT_SYSINFO_EHDR)
+            ptrace(PTRACE_POKEDATA, tid, (void *)at, (void *)AT_IGNORE);
+}
+
+// At the begin of a call; returns whether the thread may go on.
+static int entering(pid_t tid, struct user_regs_struct *regs)
+{
+    if (criu > 0 && tid == criu) {
+        char number[24];
+        snprintf(number, sizeof number, "criu's call %lld", (long long)regs->orig_rax);
+        if (is_due(number))
+            kill(criu, SIGKILL);
+        return 1;
+    }
+    const struct call *call = counted(regs);
+    if (!running || !call)
+        return 1;
+    struct pending *later = &pending[tid];
+    if (fault == KILL || fault == INIT || fault == DISK) {
+        pid_t init = fault == INIT ? init_of(program) : 1;
+        // Before there is an init, none can be killed.
+        if (init == 0 || !is_due(call->name))
+            return 1;
+        if (fault == DISK)
+            break_disk();
+        else
+            kill(fault == INIT ? init : program, SIGKILL);
+        return fault != KILL;
+    }
+    if (fault == ERROR && may_fail(tid, call, regs) && is_due(call->name)) {
+        *later = (struct pending){FAILS, 0, 0};
+        regs->orig_rax = (unsigned long long)-1;
+        ptrace(PTRACE_SETREGS, tid, 0, regs);
+    }
+    if (fault == SHORT && call->length_at > 0 && is_file(tid, call, regs)) {
+        unsigned long long length = argument(regs, call->length_at);
+        if (length > 1 && is_due(call->name)) {
+            *later = (struct pending){SHORTENED, (signed char)call->length_at, length};
+            set_argument(regs, call->length_at, length / 2);
+            ptrace(PTRACE_SETREGS, tid, 0, regs);
+        }
+    }
+    return 1;
+}
+
+static void leaving(pid_t tid, struct user_regs_struct *regs)
+{
+    struct pending *later = &pending[tid];
+    if (later->kind == FAILS) {
+        regs->rax = (unsigned long long)-(long)error;
+        ptrace(PTRACE_SETREGS, tid, 0, regs);
+    } else if (later->kind == SHORTENED) {
+        // The compiler relies on it that a call keeps its arguments.
+        set_argument(regs, later->at, later->value);
+        ptrace(PTRACE_SETREGS, tid, 0, regs);
+    } else if (fault == CLOCK && running && tid != criu && (long long)regs->rax == 0 && regs->rsi != 0 &&
+               (long)regs->orig_rax == SYS_clock_gettime && (regs->rdi == CLOCK_REALTIME || regs->rdi == CLOCK_REALTIME_COARSE)) {
+        if (is_due("clock_gettime"))
+            ptrace(PTRACE_POKEDATA, tid, (void *)regs->rsi, (void *)(peek(tid, regs->rsi) + (unsigned long)shift));
+    }
+    later->kind = NOTHING;
 }
 
 // Sends the signal when the file has the text; if that cannot be written, at some time all the same.
-static pid_t watch(pid_t program)
+static pid_t watch(void)
 {
     const char *file = getenv("CUT_FILE"), *text = getenv("CUT_TEXT"), *number = getenv("CUT_SIGNAL");
-    const char *hurry = getenv("CUT_HURRY");
-    if (!file || !text || !number || !hurry)
+    const char *hurry = getenv("CUT_HURRY"), *enough = getenv("CUT_ENOUGH");
+    if (!file || !text || !number || !hurry || !enough)
         die("CUT_");
     pid_t parent = getpid(), child = fork();
     if (child != 0)
@@ -112,51 +152,69 @@ static pid_t watch(pid_t program)
         nanosleep(&pause, NULL);
     if (getppid() == parent)
         kill(program, atoi(number));
-    sleep(1);
+    // criu is slow where each of its calls is looked at.
+    for (int tries = 0; getppid() == parent && tries < (fault == CRIU ? 2500 : 500) && !has(file, enough); tries++)
+        nanosleep(&pause, NULL);
     if (getppid() == parent)
         close(open(hurry, O_WRONLY | O_CREAT, 0644));
     _exit(0);
 }
 
+static void read_fault(const char *word)
+{
+    char *end;
+    long number = strtol(word, &end, 10);
+    is_lasting = *word && word[strlen(word) - 1] == '+';
+    if (end != word && *end == 's') {
+        fault = CLOCK, shift = number, is_lasting = 1;
+    } else if (end != word) {
+        fault = ERROR, error = (int)number;
+    } else {
+        static const char *const words[] = {"kill", "init", "disk", "criu", "", "short"};
+        for (size_t at = 0; at < sizeof words / sizeof *words; at++)
+            if (strncmp(word, words[at], strlen(word) - (size_t)is_lasting) == 0 && *words[at]) {
+                fault = at;
+                return;
+            }
+        exit(200);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    int at = 1;
-    const char *report = argv[at++], *what = argv[at++];
-    int cut = strcmp(what, "cut") == 0, error = cut ? 0 : atoi(what);
-    int on = !cut && strcmp(argv[at++], "on") == 0;
-    long nth = atol(argv[at++]);
-    at++;
-    if (at >= argc)
+    if (argc < 6)
         return 200;
+    const char *report = argv[1];
+    read_fault(argv[2]);
+    nth = atol(argv[3]);
+    char **words = argv + 5;
     // The program goes with us (PTRACE_O_EXITKILL), and we with the test.
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     uid_t user = (uid_t)atoi(getenv("CUT_USER") ? getenv("CUT_USER") : "0");
     int go[2];
     if (pipe2(go, O_CLOEXEC) != 0)
         die("pipe2");
-    pid_t program = fork();
+    program = fork();
     if (program == 0) {
         char byte;
+        // What is not to be read by others is not to depend on it.
+        umask(0);
         if (user && (setgid(user) != 0 || setuid(user) != 0))
             die("setuid");
         close(go[1]);
         while (read(go[0], &byte, 1) < 0 && errno == EINTR)
             ;
-        execv(argv[at], argv + at);
-        die(argv[at]);
+        execv(words[0], words);
+        die(words[0]);
     }
     if (ptrace(PTRACE_SEIZE, program, 0,
                PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL) != 0)
         die("PTRACE_SEIZE");
     close(go[0]);
     close(go[1]);
-    pid_t watcher = watch(program);
+    pid_t watcher = watch();
 
-    long count = 0, failing = 0;
-    int running = 0, result = 0;
-    char told[96] = "nothing";
-    // Whose present call is to fail; indexed by tid, which pid_max bounds.
-    static char fails[1 << 22];
+    int result = 0;
     for (;;) {
         int status;
         pid_t tid = waitpid(-1, &status, __WALL);
@@ -168,7 +226,9 @@ int main(int argc, char **argv)
         if (tid == watcher)
             continue;
         if (WIFEXITED(status) || WIFSIGNALED(status)) {
-            fails[tid] = 0;
+            pending[tid].kind = NOTHING;
+            if (tid == criu)
+                criu = 0;
             if (tid != program)
                 continue;
             result = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
@@ -176,7 +236,9 @@ int main(int argc, char **argv)
         }
         int signal = WSTOPSIG(status), event = status >> 16, deliver = 0;
         if (event == PTRACE_EVENT_EXEC) {
-            running = 1;
+            running |= tid == program;
+            if (fault == CLOCK)
+                without_vdso(tid);
         } else if (event == PTRACE_EVENT_STOP) {
             if (signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU) {
                 ptrace(PTRACE_LISTEN, tid, 0, 0);
@@ -188,27 +250,14 @@ int main(int argc, char **argv)
             // Counting the stops does not tell which is which: a thread begins with the end of a clone(2) that it never called.
             if (ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof info, &info) <= 0 || ptrace(PTRACE_GETREGS, tid, 0, &regs) != 0)
                 continue;
-            int entering = info.op == PTRACE_SYSCALL_INFO_ENTRY;
-            if (entering && running) {
-                const struct call *call = counted(&regs);
-                if (call && cut && ++count == nth) {
-                    snprintf(told, sizeof told, "%s", call->name);
-                    kill(program, SIGKILL);
-                    continue;
-                }
-                if (call && !cut && may_fail(tid, call, &regs) && (++count == nth || (on && count > nth && nth > 0))) {
-                    if (count == nth)
-                        snprintf(told, sizeof told, "%s", call->name);
-                    fails[tid] = 1;
-                    failing++;
-                    regs.orig_rax = (unsigned long long)-1;
-                    ptrace(PTRACE_SETREGS, tid, 0, &regs);
-                }
-            } else if (!entering && fails[tid]) {
-                fails[tid] = 0;
-                regs.rax = (unsigned long long)-(long)error;
-                ptrace(PTRACE_SETREGS, tid, 0, &regs);
-            }
+            if (info.op != PTRACE_SYSCALL_INFO_ENTRY)
+                leaving(tid, &regs);
+            else if (!entering(tid, &regs))
+                continue;
+            // It is there as soon as we are waited for by it, or by the init.
+            if (fault == CRIU && running && criu == 0 && (criu = criu_of(program)) != 0 &&
+                ptrace(PTRACE_SEIZE, criu, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL) == 0)
+                ptrace(PTRACE_INTERRUPT, criu, 0, 0);
         } else if (event == 0) {
             deliver = signal;
         }
@@ -220,6 +269,6 @@ int main(int argc, char **argv)
     FILE *out = fopen(report, "w");
     if (!out)
         die(report);
-    fprintf(out, "%d %ld %ld %s\n", result, count, failing, told);
+    fprintf(out, "%d %ld %s\n", result, count, told);
     return fclose(out) == 0 ? 0 : 200;
 }
