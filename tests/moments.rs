@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::local::{Bench, FIRST_USER, SECOND_USER, assert_code};
@@ -107,4 +108,28 @@ fn a_payload_may_end_its_children_in_the_moment_of_a_restore() {
     host.carry_to(&next, &["ends.py"]);
     assert_code(&next, next.run(&words), 5);
     assert_eq!(next.stdout(), "begun\n{-9}\n");
+}
+
+/// The payload's stdin is a pipe of ours because it was one at the first start; that it is none any more at the next must not be forgotten.
+#[test]
+fn a_stdin_that_is_a_pipe_only_at_the_first_start_is_restored_twice() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    host.job_ad(85);
+    let words = ["--", "sh", "-c", "echo begun; while [ ! -e go ]; do sleep 0.05; done; exit 42"];
+    let mut first = host.command(&words).stdin(Stdio::piped()).spawn().unwrap();
+    wait_for("it did not begin", || host.stdout().contains("begun").then_some(()));
+    kill(Pid::from_raw(first.id() as i32), Signal::SIGTERM).unwrap();
+    assert_code(&host, first.wait().unwrap(), 85);
+    for generation in 1..=2 {
+        let mut job = host.start(&words);
+        job.until("condor-criu.log", &format!("the payload runs again generation={generation}"));
+        if generation == 1 {
+            job.signal(Signal::SIGTERM);
+            assert_code(&host, job.end(), 85);
+        } else {
+            host.write("go", "");
+            assert_code(&host, job.end(), 42);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::carry;
 use super::events::Event;
 use super::save::{self, Committed, Saving};
-use super::streams::{self, Stream};
+use super::streams;
 use super::supervisor::{State, Step, Supervisor, patience};
 use super::window::{self, Fit, Last};
 use crate::checkpoint::Reason;
@@ -217,7 +217,7 @@ impl Supervisor {
             network: launch.plan.network,
             tree: self.tree.ok_or("there is no payload")?,
             streams: streams::sizes(&launch.streams, &launch.job.scratch),
-            relayed: (0..3).filter(|number| launch.streams[usize::from(*number)] == Stream::Relayed).collect(),
+            relayed: self.relayed.clone(),
             inputs: Vec::new(),
             unpacked_bytes: None,
             files: carry::choose(

@@ -55,6 +55,8 @@ pub(super) struct Supervisor {
     pub(super) launch: Launch,
     pub(super) sandbox: Sandbox,
     pub(super) relays: Relays,
+    /// The standard streams that the payload has open as pipes of ours, since its first start.
+    pub(super) relayed: Vec<u8>,
     /// The checkpoint that is being taken.
     pub(super) saving: Option<Saving>,
     pub(super) serving: Option<Serving>,
@@ -167,6 +169,7 @@ impl Supervisor {
             launch,
             sandbox,
             relays,
+            relayed,
             saving: None,
             serving: None,
             inputs: Arc::new(Mutex::new(inputs)),
