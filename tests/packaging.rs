@@ -186,3 +186,40 @@ fn an_image_from_the_definition_file_moves_a_program() {
     let log = fs::read_to_string(last_log(&folder.path().join("home/kept"))).unwrap();
     assert!(log.contains("runs again"), "{log}");
 }
+
+#[test]
+fn the_packages_list_every_crate_and_every_file_of_criu_that_they_carry() {
+    if !long::wanted() {
+        return;
+    }
+    let folder = folder();
+    ask(Command::new("dpkg-deb").arg("-x").arg(&packages().deb).arg(folder.path()));
+    let text = fs::read_to_string(folder.path().join("usr/share/doc/condor-criu/condor-criu.cdx.json")).unwrap();
+    assert!(!text.contains(env!("CARGO_MANIFEST_DIR")), "it names the folder that it was made in");
+    let bill: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let components = bill["components"].as_array().unwrap();
+    let listed: Vec<String> = components
+        .iter()
+        .chain([&bill["metadata"]["component"]])
+        .map(|one| format!("{} v{}", one["name"].as_str().unwrap(), one["version"].as_str().unwrap_or_default()))
+        .collect();
+    let mut tree = Command::new("cargo");
+    tree.args([
+        "tree",
+        "--locked",
+        "--target",
+        "x86_64-unknown-linux-gnu",
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "none",
+    ]);
+    let crates = ask(tree.args(["--no-dedupe", "--format", "{p}"]).current_dir(env!("CARGO_MANIFEST_DIR")));
+    let name = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let crates: std::collections::BTreeSet<String> = crates.lines().filter(|line| !line.is_empty()).map(name).collect();
+    let missing: Vec<_> = crates.iter().filter(|name| !listed.contains(name)).collect();
+    assert!(crates.len() > 50 && missing.is_empty(), "of {} crates {missing:?} are missing", crates.len());
+    let digests = "sha256sum criu lib/* | cut -d ' ' -f 1";
+    let digests = ask(Command::new("sh").args(["-c", digests]).current_dir(common::local::real_criu()));
+    assert!(digests.lines().count() > 10 && digests.lines().all(|digest| text.contains(digest)), "{digests}");
+}

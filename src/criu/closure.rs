@@ -36,6 +36,8 @@ pub fn of(criu: &Criu) -> io::Result<Vec<Part>> {
                 parts.push(Part { name: Path::new("lib").join(entry.file_name()), source: entry.path() });
             }
         }
+        // A directory's order is its file system's, and two bundles of the same files are to be the same bytes.
+        parts[1..].sort_by(|one, other| one.name.cmp(&other.name));
         return Ok(parts);
     }
     let loader = interpreter(&executable)?;
