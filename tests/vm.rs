@@ -211,3 +211,62 @@ fn threads_of_a_newer_glibc_go_on_on_linux_6_12() {
     let expected: String = (1..=20).map(|number| format!("step {number} [200]\n")).collect();
     assert_eq!(host.stdout(), expected, "{}", host.log());
 }
+
+/// A payload of a few seconds that needs nothing.
+const STEPS: &str =
+    "#!/bin/sh\nstep=0\nwhile [ $step -lt 100 ]; do step=$((step+1)); echo step $step; sleep 0.1; done\nexit 42\n";
+
+/// As a starter does: again and again in the same place while it ends with 85. Nobody else's clock is the machine's.
+const CLOCKS: &str = "\
+cp -r /mnt/job /tmp/scratch; cd /tmp/scratch
+fresh() { rm -rf condor-criu.log criu-checkpoint*; : >_condor_stdout; : >_condor_stderr; chown -R 5000:5000 .; }
+jump() { date -s @$(($(date +%s) + $1)) >/dev/null; echo $1 >>/mnt/jumps; }
+start() { exec setpriv --reuid 5000 --regid 5000 --clear-groups env _CONDOR_SCRATCH_DIR=/tmp/scratch \\
+    /mnt/condor-criu run --criu /mnt/criu-folder -- ./steps >>_condor_stdout 2>>_condor_stderr; }
+echo 'interval = \"4s\"' >condor-criu.toml; fresh
+while :; do jump 18000; sleep 0.2; jump -40000; sleep 0.2; jump 22000; sleep 0.2; done & chaos=$!
+(start); echo ended $?; cat _condor_stderr
+(start) & job=$!
+while ! grep -q 'the payload runs again generation=1' condor-criu.log; do sleep 0.05; done
+kill -TERM $job; wait $job; echo ended $?
+code=85
+while [ $code = 85 ]; do (start); code=$?; echo ended $code; done
+kill $chaos
+cp _condor_stdout /mnt/job/; cp condor-criu.log /mnt/job/chaos.log
+echo 'interval = \"3h\"' >condor-criu.toml; fresh
+echo GLIDEIN_ToDie = $(($(date +%s) + 7200)) >.machine.ad
+(start) & job=$!
+while ! grep -q 'step 5' _condor_stdout; do sleep 0.05; done
+jump 7125; wait $job; echo ended $?
+cp condor-criu.log /mnt/job/
+exit 0
+";
+
+#[test]
+fn the_clock_of_a_machine_is_set_by_hours_all_the_time() {
+    if !common::long::wanted() {
+        return;
+    }
+    let bench = bench();
+    fs::set_permissions(bench.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let host = bench.host("job", FIRST_USER);
+    host.job_ad(85).write("steps", STEPS);
+    fs::write(bench.path().join("script"), CLOCKS).unwrap();
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/in-vm"));
+    let output = command.arg("trixie").arg(setup("root", "numeric")).arg(bench.path()).arg("EPYC").output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let log = host.read("chaos.log");
+    assert!(output.status.success(), "{words}");
+    let ends: Vec<&str> = words.lines().filter_map(|line| line.strip_prefix("ended ")).collect();
+    let jumps = fs::read_to_string(bench.path().join("jumps")).unwrap().lines().count();
+    println!("the clock was set {jumps} times; the lives ended with {ends:?}");
+    // A periodic one, the vacate, perhaps more periodic ones, the end; and the one before the slot's end, of which it was not told in hours.
+    let (last, before) = ends.split_last().unwrap();
+    assert_eq!((before.last(), *last), (Some(&"42"), "85"), "{words}\n{log}");
+    assert!(before.len() >= 3 && before[..before.len() - 1].iter().all(|code| *code == "85"), "{words}\n{log}");
+    let expected: String = (1..=100).map(|step| format!("step {step}\n")).collect();
+    assert_eq!(host.stdout(), expected, "{log}");
+    assert!(log.contains("reason=interval") && log.contains("reason=vacate") && !log.contains(" ERROR "), "{log}");
+    assert!(host.log().contains("the clock of this host has been set"), "{}", host.log());
+    assert!(host.log().contains("committed generation=1 reason=deadline"), "{}", host.log());
+}
