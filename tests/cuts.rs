@@ -258,6 +258,8 @@ impl Cuts {
         if matches!(fault, Fault::Short { .. } | Fault::Clock(_)) {
             assert_eq!(generation, 2, "{}", host.log());
         }
+        // Once everything is in our hands, no death of others keeps it from being carried.
+        assert!(fault != Fault::Init || (generation == 2) == (report.result == 85), "{}", host.log());
         let next = self.host(&format!("next-{user}"), user, Some(&host));
         next.write(".hurry", "");
         assert_code(&next, next.run(&WORDS), 42);

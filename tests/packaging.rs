@@ -223,3 +223,16 @@ fn the_packages_list_every_crate_and_every_file_of_criu_that_they_carry() {
     let digests = ask(Command::new("sh").args(["-c", digests]).current_dir(common::local::real_criu()));
     assert!(digests.lines().count() > 10 && digests.lines().all(|digest| text.contains(digest)), "{digests}");
 }
+
+#[test]
+fn no_crate_has_a_licence_or_a_source_that_is_not_allowed() {
+    if !long::wanted() {
+        return;
+    }
+    let mut deny = Command::new(prepared("tools", &[]).join("bin/cargo-deny"));
+    deny.args(["--offline", "--locked", "check", "licenses", "bans", "sources"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = deny.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("bans ok, licenses ok, sources ok"), "{said}");
+}

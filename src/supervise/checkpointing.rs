@@ -297,6 +297,9 @@ impl Supervisor {
                 if leave {
                     return Some(Ok(self.checkpointed()));
                 }
+                if self.gone {
+                    return Some(self.sandbox_was_killed());
+                }
                 self.thaw();
                 None
             }
@@ -304,6 +307,10 @@ impl Supervisor {
                 Some(ended) => {
                     tracing::error!("cannot save the payload's end: {why}");
                     Some(Ok(Exit::Payload(ended)))
+                }
+                None if self.gone => {
+                    tracing::error!("cannot save the payload: {why}");
+                    Some(self.sandbox_was_killed())
                 }
                 None => {
                     self.go_on_after_failure(&why);

@@ -62,6 +62,31 @@ impl Supervisor {
         ))
     }
 
+    /// CRIU has ended by the time of packing: nothing of what is packed is in the sandbox's memory alone, and the rest is tried.
+    pub(super) fn sandbox_gone(&mut self) -> Step {
+        if !matches!(self.state, State::Packing { .. }) {
+            return Some(self.sandbox_was_killed());
+        }
+        tracing::warn!("the sandbox was killed from outside while its checkpoint is packed");
+        self.gone = true;
+        None
+    }
+
+    /// That is not the payload's own end: what has been saved is there to go on from.
+    pub(super) fn sandbox_was_killed(&self) -> Result<Exit, Failure> {
+        let why = "the sandbox was killed from outside (too little memory, perhaps)";
+        match (self.generation, self.state) {
+            (0, _) => {
+                tracing::error!("{why}");
+                Ok(Exit::Payload(Ended::Signaled(libc::SIGKILL)))
+            }
+            (_, State::Unpacking | State::Restoring) => Err(self.failed_restore(why, None)),
+            _ => Err(Failure::start("cannot go on", why)
+                .with_remedy("the checkpoint is intact; let the job run on another host")
+                .with_exit(Exit::CannotRestoreHere)),
+        }
+    }
+
     /// criu was killed while it worked inside the payload, which may have another instruction or other registers now than it thinks. Neither
     /// what it would compute nor how it would end is its own.
     pub(super) fn payload_harmed(&self, ended: Ended) -> Failure {

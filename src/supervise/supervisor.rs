@@ -85,6 +85,8 @@ pub(super) struct Supervisor {
     pub(super) passed_on: bool,
     /// The payload has ended, and that is being saved.
     pub(super) ended: Option<Ended>,
+    /// There is no sandbox any more, and what was stopped in it is being packed.
+    pub(super) gone: bool,
     /// What the last checkpoint cost.
     pub(super) last_cost: Option<Cost>,
     /// The way to the pool.
@@ -188,6 +190,7 @@ impl Supervisor {
             promised: false,
             passed_on: false,
             ended: None,
+            gone: false,
             last_cost,
             chirp,
             advice,
@@ -267,22 +270,7 @@ impl Supervisor {
                 "cannot go on",
                 "the starter is gone, and nothing that is saved here would be carried: the job is started elsewhere",
             ))),
-            Event::SandboxGone => Some(self.sandbox_was_killed()),
-        }
-    }
-
-    /// That is not the payload's own end: what has been saved is there to go on from.
-    fn sandbox_was_killed(&self) -> Result<Exit, Failure> {
-        let why = "the sandbox was killed from outside (too little memory, perhaps)";
-        match (self.generation, self.state) {
-            (0, _) => {
-                tracing::error!("{why}");
-                Ok(Exit::Payload(Ended::Signaled(libc::SIGKILL)))
-            }
-            (_, State::Unpacking | State::Restoring) => Err(self.failed_restore(why, None)),
-            _ => Err(Failure::start("cannot go on", why)
-                .with_remedy("the checkpoint is intact; let the job run on another host")
-                .with_exit(Exit::CannotRestoreHere)),
+            Event::SandboxGone => self.sandbox_gone(),
         }
     }
 
