@@ -90,10 +90,10 @@ fn a_known_end_of_the_slot_beats_the_interval() {
         |now| format!("GLIDEIN_ToRetire = {}\nMaxJobRetirementTime = 60\nGLIDEIN_ToDie = {}\n", now + 7, now + 9000),
     ];
     for end in ends {
-        let ad = end(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         let bench = Bench::new();
         let host = bench.host("host", FIRST_USER);
         host.write(".job.ad", AD);
+        let ad = end(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         host.write(".machine.ad", &ad);
         let words = ["--interval", "1h", "--", "python3", "-c", COUNT];
         assert_code(&host, host.run(&words), 85);
