@@ -148,7 +148,9 @@ static pid_t watch(void)
     if (child != 0)
         return child;
     struct timespec pause = {0, 2000000};
-    for (int tries = 0; getppid() == parent && tries < 1500 && !has(file, text); tries++)
+    // The text may be lost with a disk; otherwise it comes, on a busy machine late.
+    int patience = fault == DISK || (fault == ERROR && is_lasting) ? 1500 : fault == ERROR ? 3000 : 15000;
+    for (int tries = 0; getppid() == parent && tries < patience && !has(file, text); tries++)
         nanosleep(&pause, NULL);
     if (getppid() == parent)
         kill(program, atoi(number));
