@@ -4,6 +4,7 @@
 //! look there. At its start it unpacks the tar into the job's own directory; condor-criu itself is linked statically and CRIU
 //! comes with its own loader, so that the host's libc does not matter.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -24,6 +25,12 @@ const UNPACKED_MAX: u64 = 256 * 1024 * 1024;
 
 /// CRIU's licence.
 const GPL: &str = include_str!("../../LICENSES/GPL-2.0.txt");
+/// The folder, in a bundle and in a folder with CRIU, of what the licences ask for.
+const LICENCES: &str = "licences";
+/// [`GPL`] in it.
+const LICENCE: &str = "GPL-2.0.txt";
+/// Which package each file is from: lines of a file's name, a tab, and a package's name and version.
+const SOURCE: &str = "SOURCE.txt";
 
 /// Where the tar is in a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,30 +93,41 @@ fn pack(criu: &Criu, parts: &[Part]) -> io::Result<Vec<u8>> {
     for part in parts {
         add(&part.name, 0o755, &fs::read(&part.source)?)?;
     }
-    add(Path::new("licences/GPL-2.0.txt"), 0o644, GPL.as_bytes())?;
-    add(Path::new("licences/SOURCE.txt"), 0o644, source_reference(criu, parts).as_bytes())?;
-    for (package, text) in copyrights(parts) {
-        add(&Path::new("licences").join(package), 0o644, &text)?;
+    let packages = packages(criu, parts);
+    add(&Path::new(LICENCES).join(LICENCE), 0o644, GPL.as_bytes())?;
+    add(&Path::new(LICENCES).join(SOURCE), 0o644, source_reference(criu, parts, &packages).as_bytes())?;
+    for (name, text) in copyrights(criu, &packages) {
+        add(&Path::new(LICENCES).join(name), 0o644, &text)?;
     }
     tar.into_inner()?.finish()
 }
 
 /// What the licence asks for: where the source of what is carried can be had.
-fn source_reference(criu: &Criu, parts: &[Part]) -> String {
+fn source_reference(criu: &Criu, parts: &[Part], packages: &BTreeMap<PathBuf, String>) -> String {
     let version = criu.version;
     let mut text = format!(
-        "This file carries CRIU {version}, which is free software under the GNU General Public License, version 2 (GPL-2.0.txt beside \
+        "This file carries CRIU {version}, which is free software under the GNU General Public License, version 2 ({LICENCE} beside \
          this), and the libraries that it is linked with, each under the licence in the file with its package's name.\n\n\
          CRIU's source: https://github.com/checkpoint-restore/criu, tag v{version}\n\
          condor-criu is a program of its own under the Apache License 2.0; it starts CRIU as a separate process.\n\n\
-         Files, and the packages of this distribution that they were taken from (their sources are where the distribution\n\
+         Files, and the distribution's packages that they were taken from (their sources are where the distribution\n\
          keeps its source packages):\n\n"
     );
     for part in parts {
-        let package = package_of(&part.source).unwrap_or_else(|| "not from a package".into());
-        text.push_str(&format!("{}\t{}\n", part.name.display(), package));
+        let package = packages.get(&part.name).map_or("not from a package", String::as_str);
+        text.push_str(&format!("{}\t{package}\n", part.name.display()));
     }
     text
+}
+
+/// The packages, with their versions, that parts come from. A folder that carries CRIU notes it; of installed files this host knows it.
+fn packages(criu: &Criu, parts: &[Part]) -> BTreeMap<PathBuf, String> {
+    if criu.bundled {
+        let noted = fs::read_to_string(criu.directory.join(LICENCES).join(SOURCE)).unwrap_or_default();
+        let lines = noted.lines().filter_map(|line| line.split_once('\t'));
+        return lines.map(|(name, package)| (name.into(), package.to_owned())).collect();
+    }
+    parts.iter().filter_map(|part| Some((part.name.clone(), package_of(&part.source)?))).collect()
 }
 
 /// The Debian or RPM package, with its version, that a file belongs to.
@@ -130,16 +148,19 @@ fn package_of(path: &Path) -> Option<String> {
     }
 }
 
-/// The copyright files of the packages that the parts come from, where the distribution installs them.
-fn copyrights(parts: &[Part]) -> Vec<(String, Vec<u8>)> {
-    let packages: std::collections::BTreeSet<String> =
-        parts.iter().filter_map(|part| package_of(&part.source)).collect();
-    let text = |package: String| {
-        let name = package.split(' ').next()?.to_owned();
-        let text = fs::read(Path::new("/usr/share/doc").join(&name).join("copyright")).ok()?;
-        Some((format!("{name}.txt"), text))
+/// The copyright files of these packages, from the folder that carries CRIU, or from where the distribution installs them.
+fn copyrights(criu: &Criu, packages: &BTreeMap<PathBuf, String>) -> BTreeMap<String, Vec<u8>> {
+    let text = |package: &String| {
+        let package = package.split(' ').next()?;
+        let name = format!("{package}.txt");
+        let place = match criu.bundled {
+            true => criu.directory.join(LICENCES).join(&name),
+            false => Path::new("/usr/share/doc").join(package).join("copyright"),
+        };
+        let text = fs::read(place).ok()?;
+        Some((name, text))
     };
-    packages.into_iter().filter_map(text).collect()
+    packages.values().filter_map(text).collect()
 }
 
 /// The tar that this executable carries, if it carries one.
