@@ -13,6 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use common::local::real_criu;
 use common::long;
 use common::place::prepared;
 use packages::{Packages, packages};
@@ -148,6 +149,24 @@ fn the_rpm_has_the_files_of_the_debian_package() {
 }
 
 #[test]
+fn the_copyright_names_every_library_that_is_carried() {
+    let words = include_str!("../packaging/copyright").replace([',', '.', ':'], " ");
+    let words = format!(" {} ", words.split_whitespace().collect::<Vec<_>>().join(" "));
+    let mut unnamed = Vec::new();
+    for entry in fs::read_dir(real_criu().join("lib")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let library = match name.split(".so").next().unwrap() {
+            "libc" | "ld-linux-x86-64" => "GNU C library",
+            library => library.trim_end_matches("-3"),
+        };
+        if !words.contains(&format!(" {library} ")) {
+            unnamed.push(name);
+        }
+    }
+    assert!(unnamed.is_empty(), "{unnamed:?}");
+}
+
+#[test]
 fn an_image_from_the_definition_file_moves_a_program() {
     if !long::wanted() {
         return;
@@ -158,31 +177,29 @@ fn an_image_from_the_definition_file_moves_a_program() {
         .unwrap();
     fs::write(folder.path().join("program"), PROGRAM).unwrap();
     fs::set_permissions(folder.path().join("program"), fs::Permissions::from_mode(0o755)).unwrap();
-    let in_root = |user: &str, script: &str| {
+    // The base is this repository's own Debian 12 root, so that no image is fetched; its devices only root could copy.
+    let base = "mkdir -p home/base/dev home/build; tar -C \"$1\" --exclude=./dev -c . | tar -C home/base -x; \
+                cp program home; chown -hR 5000:5000 home";
+    let mut copy = Command::new("sh");
+    ask(copy.args(["-euc", base, "sh"]).arg(prepared("root", &["old"])).current_dir(folder.path()));
+    // All of it as an ordinary user.
+    let in_root = |script: &str| {
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/in-root"));
-        command.arg(prepared("root", &["apptainer"])).arg(folder.path()).args([user, "sh", "-euc", script]);
+        command.arg(prepared("root", &["apptainer"])).arg(folder.path()).args(["5000", "sh", "-euc", script]);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/tmp").stdin(Stdio::null());
         ask(&mut command)
     };
-    // The base is this repository's own Debian 12 root: no image is fetched.
-    let base = format!("/opt/{}", prepared("root", &["old"]).file_name().unwrap().display());
     in_root(
-        "0",
-        &format!(
-            "export APPTAINER_TMPDIR=/mnt/build; mkdir /mnt/build\n\
-             apptainer build --build-arg bootstrap=localimage --build-arg from={base} --build-arg package=/mnt/package.deb \
-             /mnt/image.sif /mnt/condor-criu.def >/mnt/build.log 2>&1 || {{ cat /mnt/build.log; exit 1; }}\n\
-             apptainer test /mnt/image.sif\n\
-             mkdir /mnt/home; cp /mnt/program /mnt/home; chown -R 5000:5000 /mnt/home"
-        ),
+        "export APPTAINER_TMPDIR=/mnt/home/build\n\
+         apptainer build --build-arg bootstrap=localimage --build-arg from=/mnt/home/base --build-arg package=/mnt/package.deb \
+         /mnt/home/image.sif /mnt/condor-criu.def\n\
+         apptainer test /mnt/home/image.sif",
     );
-    let options = "--userns --contain --pid --bind /mnt/home:/srv --pwd /srv";
-    in_root(
-        "5000",
-        &format!(
-            "apptainer exec {options} /mnt/image.sif condor-criu rehearse --evictions 1 --keep-in kept -- ./program"
-        ),
-    );
+    let inside =
+        "apptainer exec --userns --contain --pid --bind /mnt/home:/srv --pwd /srv /mnt/home/image.sif condor-criu";
+    let said = in_root(&format!("{inside} doctor"));
+    assert!(said.contains("this is a container of Apptainer") && said.contains("restored on this host"), "{said}");
+    in_root(&format!("{inside} rehearse --evictions 1 --keep-in kept -- ./program"));
     let log = fs::read_to_string(last_log(&folder.path().join("home/kept"))).unwrap();
     assert!(log.contains("runs again"), "{log}");
 }
