@@ -128,9 +128,10 @@ fn the_numbers_are_those_of_the_log_also_in_a_browser() {
     for words in ["<b>20 of 20</b>", "<b>1.78 cpu h</b>", "<b>0.56 cpu h</b>", "<b>1.11 cpu h</b>", "<b>40</b>"] {
         assert!(document.contains(words), "{words:?} is not in the document");
     }
-    assert!(document.contains(
-        "They were evicted 40 times; 23.8% of the computing was lost. Without checkpoints it would have been 71.4%."
-    ));
+    assert!(
+        document
+            .contains("Evictions: 40. Of all computing 23.8% was lost; without checkpoints it would have been 71.4%.")
+    );
     // One line a job, and nothing of a log that became markup.
     assert_eq!(document.matches("aria-label=\"Job 12.").count(), 20);
     assert!(!document.contains("<script>alert") && document.contains("&lt;script&gt;alert(1)"));

@@ -26,6 +26,9 @@ mod code {
     pub const FILE_TRANSFER: u16 = 40;
 }
 
+/// Seconds that may lie between two events of one moment: a user log has whole seconds, and two processes write it.
+const RESOLUTION: f64 = 2.0;
+
 /// The jobs of these events.
 pub fn jobs(events: &[Event]) -> Vec<Job> {
     let mut by_job: BTreeMap<JobId, Vec<&Event>> = BTreeMap::new();
@@ -136,6 +139,14 @@ impl Life {
     /// The end of an attempt that is not the job's.
     fn evicted(&mut self, at: f64) {
         let on_a_host = self.job.standing == Standing::Running;
+        // What a vacate has saved and sent does not run again before it is told to be evicted: there was no restart in place.
+        if let Some(open) = &mut self.open
+            && self.kept.is_some()
+            && open.kind == Kind::Running
+            && at - open.from <= RESOLUTION
+        {
+            open.kind = Kind::Uploading;
+        }
         self.begin(Kind::Waiting, at, None);
         if !on_a_host {
             return;
@@ -264,6 +275,22 @@ mod tests {
         ]);
         assert_eq!((cut[0].saved, cut[0].seconds(Kind::Lost), cut[0].evictions), (0.0, 30.0, 1));
         assert_eq!(cut[0].seconds(Kind::Disconnected), 30.0);
+    }
+
+    #[test]
+    fn an_eviction_that_is_told_a_second_after_its_upload_loses_nothing() {
+        let told = |at| {
+            log(&[
+                ("000", 0, "s"),
+                ("001", 10, RUN),
+                ("040", 40, OUT),
+                ("040", 40, SENT),
+                ("004", at, "Job was evicted."),
+            ])
+        };
+        assert_eq!((told(41)[0].saved, told(41)[0].seconds(Kind::Lost)), (30.0, 0.0));
+        // A restart in place after a periodic checkpoint.
+        assert_eq!((told(60)[0].saved, told(60)[0].seconds(Kind::Lost)), (30.0, 20.0));
     }
 
     #[test]

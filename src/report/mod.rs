@@ -135,7 +135,7 @@ fn told(jobs: &[Job]) -> Vec<String> {
     let sums = Sums::of(jobs);
     let ran = sums.counted + sums.lost;
     let mut words = format!(
-        "{} of {} jobs have ended. They were evicted {} times; {} of the computing was lost.",
+        "{} of {} jobs have ended. Evictions: {}. Of all computing {} was lost",
         sums.done,
         sums.jobs,
         sums.evictions,
@@ -143,8 +143,9 @@ fn told(jobs: &[Job]) -> Vec<String> {
     );
     if sums.saved > 0.0 {
         let without = text::percent(sums.lost + sums.saved, ran);
-        words.push_str(&format!(" Without checkpoints it would have been {without}."));
+        words.push_str(&format!("; without checkpoints it would have been {without}"));
     }
+    words.push('.');
     vec![words]
 }
 

@@ -49,6 +49,20 @@ impl Kind {
             Kind::Held => "held",
         }
     }
+
+    /// What is meant by the word, for a legend.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Kind::Waiting => "in the queue",
+            Kind::Transferring => "files go to the host",
+            Kind::Running => "and what it did has counted",
+            Kind::Lost => "it ran, and an eviction took what it did",
+            Kind::Frozen => "stopped while it is saved",
+            Kind::Uploading => "files come back: a checkpoint, or output",
+            Kind::Disconnected => "nothing is heard from the host",
+            Kind::Held => "until somebody releases it",
+        }
+    }
 }
 
 /// A stretch of time.

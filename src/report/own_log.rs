@@ -37,13 +37,16 @@ fn started(line: &str) -> Option<&str> {
     rest.split_once("job=\"")?.1.split('"').next()
 }
 
-/// Adds a checkpoint to its job: the time that the program stood still is cut out of its running.
+/// Adds a checkpoint to its job: the time that the program stood still is cut out of its running, or of the upload that followed, whose
+/// beginning a user log tells in whole seconds.
 pub fn add(job: &mut Job, checkpoint: Checkpoint) {
     let from = checkpoint.at - checkpoint.commit;
     let to = from + checkpoint.frozen;
     let mut stretches = Vec::with_capacity(job.stretches.len() + 2);
     for stretch in job.stretches.drain(..) {
-        let inside = matches!(stretch.kind, Kind::Running | Kind::Lost) && from < stretch.to && to > stretch.from;
+        let inside = matches!(stretch.kind, Kind::Running | Kind::Lost | Kind::Uploading)
+            && from < stretch.to
+            && to > stretch.from;
         if !inside {
             stretches.push(stretch);
             continue;

@@ -77,9 +77,9 @@ fn summary(html: &mut String, sums: &Sums) {
     }
     let without = sums.counted - sums.saved;
     let parts = [
-        ("running", without, "counted, and no eviction came near it"),
+        ("running", without, "counted, and would have without checkpoints"),
         ("saved", sums.saved, "counted because a checkpoint kept it"),
-        ("lost", sums.lost, "lost"),
+        ("lost", sums.lost, "lost to evictions"),
     ];
     let told: Vec<String> =
         parts.iter().map(|(_, seconds, what)| format!("{} {what}", percent(*seconds, ran))).collect();
@@ -106,24 +106,28 @@ fn timelines(html: &mut String, jobs: &[Job]) {
     let (from, to) = span(jobs);
     let _ = writeln!(
         html,
-        "<h2 id=\"timelines\">What each job did</h2>\n<p class=\"quiet\">From {} to {} UTC, {}. A tick below a line is a checkpoint; \
-         hover over a stretch for its host and length.</p>",
+        "<h2 id=\"timelines\">What each job did</h2>\n<p class=\"quiet\">From {} to {} UTC, {}. A tick below a line is a checkpoint of \
+         condor-criu's log; hover over a stretch for its host and length.</p>",
         Time(from).full(),
         Time(to).full(),
         duration(to - from)
     );
     html.push_str("<ul class=\"legend\">");
-    for kind in Kind::ALL {
-        let _ = write!(html, "<li><i class=\"{0}\"></i>{0}</li>", kind.word());
+    for kind in Kind::ALL.into_iter().filter(|kind| jobs.iter().any(|job| job.seconds(*kind) > 0.0)) {
+        let _ = write!(html, "<li><i class=\"{0}\"></i><b>{0}</b> {1}</li>", kind.word(), kind.meaning());
     }
-    // The pattern of what is lost, for all pictures.
-    html.push_str(
+    // The pattern of what is lost, and the lines of the times, for all pictures.
+    let ticks = ticks(from, to);
+    let lines: String = ticks.iter().map(|at| format!("M{:.1} 0V18", WIDTH * (at - from) / (to - from))).collect();
+    let _ = writeln!(
+        html,
         "</ul>\n<svg width=\"0\" height=\"0\" aria-hidden=\"true\" style=\"position:absolute\"><defs><pattern id=\"hatch\" width=\"6\" \
          height=\"6\" patternUnits=\"userSpaceOnUse\" patternTransform=\"rotate(45)\"><rect width=\"6\" height=\"6\" \
-         style=\"fill:var(--lost)\"/><rect width=\"2\" height=\"6\" style=\"fill:var(--ground);opacity:.35\"/></pattern></defs></svg>\n",
+         style=\"fill:var(--lost)\"/><rect width=\"2\" height=\"6\" style=\"fill:var(--ground);opacity:.35\"/></pattern>\
+         <path id=\"grid\" d=\"{lines}\"/></defs></svg>",
     );
     html.push_str("<div class=\"scroll\"><table>\n<thead><tr><th>job</th><th>");
-    axis(html, from, to);
+    axis(html, &ticks, from, to);
     html.push_str("</th><th>state</th><th class=\"n\">evictions</th><th class=\"n\">counted</th><th class=\"n\">lost</th></tr></thead>\n<tbody>\n");
     for job in jobs {
         let name = escaped(&job.name);
@@ -141,13 +145,26 @@ fn timelines(html: &mut String, jobs: &[Job]) {
     html.push_str("</tbody></table></div>\n");
 }
 
-/// Some times along the top.
-fn axis(html: &mut String, from: f64, to: f64) {
-    const TICKS: usize = 5;
-    html.push_str("<div style=\"display:flex;justify-content:space-between;font-weight:400\" aria-hidden=\"true\">");
-    for tick in 0..=TICKS {
-        let at = from + (to - from) * tick as f64 / TICKS as f64;
-        let _ = write!(html, "<span>{}</span>", Time(at).short(to - from));
+/// Round times of a span, a few.
+fn ticks(from: f64, to: f64) -> Vec<f64> {
+    const MOST: f64 = 7.0;
+    const DAY: f64 = 86_400.0;
+    let steps = [1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, DAY / 4.0, DAY];
+    let fits = |step: &f64| (to - from) / step <= MOST;
+    let step = steps.into_iter().find(fits).unwrap_or_else(|| DAY * ((to - from) / DAY / MOST).ceil());
+    let first = (from / step).ceil();
+    // One more than fits, so that an odd number cannot make an endless row.
+    (0..=MOST as usize).map(|number| (first + number as f64) * step).filter(|at| *at <= to).collect()
+}
+
+/// The times along the top; none so near to an end that it would stand over its neighbour.
+fn axis(html: &mut String, ticks: &[f64], from: f64, to: f64) {
+    html.push_str("<div class=\"times\" aria-hidden=\"true\">");
+    for at in ticks {
+        let place = 100.0 * (at - from) / (to - from);
+        if (2.0..=98.0).contains(&place) {
+            let _ = write!(html, "<span style=\"left:{place:.1}%\">{}</span>", Time(*at).short(to - from));
+        }
     }
     html.push_str("</div>");
 }
@@ -157,7 +174,8 @@ fn timeline(html: &mut String, job: &Job, from: f64, to: f64) {
     let label = in_words(job);
     let _ = write!(
         html,
-        "<svg viewBox=\"0 0 {WIDTH} 18\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{}\">",
+        "<svg viewBox=\"0 0 {WIDTH} 18\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{}\">\
+         <use href=\"#grid\"/>",
         escaped(&label)
     );
     // What is short, and matters, on top of what is long.

@@ -33,13 +33,20 @@ pub fn plots(html: &mut String, jobs: &[Job]) {
     let size = |value: f64| bytes(value.max(0.0) as u64);
     scatter(
         html,
-        &format!("Time until the checkpoint is safe on the disk, by its size: {}", told(&commits, &duration)),
+        &format!("How long it takes until they are on the disk: {}", told(&commits, &duration)),
+        ("size", "time"),
         &points.iter().map(|point| (point.bytes as f64, point.commit)).collect::<Vec<_>>(),
         &size,
         &duration,
     );
-    histogram(html, &format!("Sizes: {}", told(&sizes, &size)), &sizes, &size);
-    histogram(html, &format!("Seconds that the program stood still: {}", told(&frozen, &duration)), &frozen, &duration);
+    histogram(html, &format!("How large they are: {}", told(&sizes, &size)), "size", &sizes, &size);
+    histogram(
+        html,
+        &format!("How long the program stood still: {}", told(&frozen, &duration)),
+        "time",
+        &frozen,
+        &duration,
+    );
     html.push_str("</div>\n");
 }
 
@@ -49,12 +56,17 @@ fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
-fn open(html: &mut String, caption: &str) {
+/// A figure with its axes, which are named.
+fn open(html: &mut String, caption: &str, across: &str, up: &str) {
+    let (x, y) = ((LEFT + WIDTH) / 2.0, (HEIGHT - BELOW) / 2.0);
     let _ = write!(
         html,
         "<figure><figcaption>{caption}</figcaption>\n<svg class=\"axis\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{caption}\">\
-         <line x1=\"{LEFT}\" y1=\"{y}\" x2=\"{WIDTH}\" y2=\"{y}\"/><line x1=\"{LEFT}\" y1=\"4\" x2=\"{LEFT}\" y2=\"{y}\"/>",
-        y = HEIGHT - BELOW
+         <line x1=\"{LEFT}\" y1=\"{base}\" x2=\"{WIDTH}\" y2=\"{base}\"/><line x1=\"{LEFT}\" y1=\"4\" x2=\"{LEFT}\" y2=\"{base}\"/>\
+         <text x=\"{x}\" y=\"{at}\" text-anchor=\"middle\">{across}</text>\
+         <text transform=\"translate(14 {y}) rotate(-90)\" text-anchor=\"middle\">{up}</text>",
+        base = HEIGHT - BELOW,
+        at = HEIGHT - 8.0,
     );
 }
 
@@ -65,6 +77,7 @@ fn label(html: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
 fn scatter(
     html: &mut String,
     caption: &str,
+    (across, up): (&str, &str),
     points: &[(f64, f64)],
     show_x: &dyn Fn(f64) -> String,
     show_y: &dyn Fn(f64) -> String,
@@ -72,7 +85,7 @@ fn scatter(
     let most = |values: &mut dyn Iterator<Item = f64>| values.fold(f64::MIN_POSITIVE, f64::max);
     let (x_most, y_most) =
         (most(&mut points.iter().map(|point| point.0)), most(&mut points.iter().map(|point| point.1)));
-    open(html, caption);
+    open(html, caption, across, up);
     label(html, LEFT - 4.0, 12.0, "end", &show_y(y_most));
     label(html, LEFT - 4.0, HEIGHT - BELOW, "end", "0");
     label(html, LEFT, HEIGHT - 8.0, "start", "0");
@@ -85,7 +98,7 @@ fn scatter(
     html.push_str("</svg></figure>\n");
 }
 
-fn histogram(html: &mut String, caption: &str, values: &[f64], show: &dyn Fn(f64) -> String) {
+fn histogram(html: &mut String, caption: &str, across: &str, values: &[f64], show: &dyn Fn(f64) -> String) {
     const BINS: usize = 24;
     let most = values.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let mut bins = [0_usize; BINS];
@@ -94,7 +107,7 @@ fn histogram(html: &mut String, caption: &str, values: &[f64], show: &dyn Fn(f64
         bins[bin.min(BINS - 1)] += 1;
     }
     let highest = bins.iter().copied().max().unwrap_or(1).max(1);
-    open(html, caption);
+    open(html, caption, across, "checkpoints");
     label(html, LEFT - 4.0, 12.0, "end", &highest.to_string());
     label(html, LEFT - 4.0, HEIGHT - BELOW, "end", "0");
     label(html, LEFT, HEIGHT - 8.0, "start", "0");
