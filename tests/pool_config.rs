@@ -93,7 +93,7 @@ fn several_jobs_and_a_dag(series: Series) {
         "five.sub",
         &format!(
             "{common}{one}arguments = number $(Process)\nlog = five.log\ninitialdir = five$(Process)\n\
-        max_materialize = 3\nqueue 5\n"
+        transfer_input_files = ../list\nmax_materialize = 3\nqueue 5\n"
         ),
     );
     write(
@@ -104,20 +104,48 @@ fn several_jobs_and_a_dag(series: Series) {
         ),
     );
     write("list", "a 1\nb 2\n");
+    // Late materialisation where each row has its own program and its own files.
+    let each = common.replace("executable = sim", "executable = $(program)");
+    write(
+        "rows.sub",
+        &format!(
+            "{each}{one}arguments = $(data)\ntransfer_input_files = ../$(data)\ntransfer_output_files = $(data).out\n\
+             log = rows.log\ninitialdir = $(place)\nmax_idle = 2\nqueue place, program, data from rows\n"
+        ),
+    );
+    let reading = PROGRAM.replace("called $*\"", "called $*\"; cat \"$1\"; echo more >\"$1.out\"");
+    write("sim.b", &reading);
+    write("sim.c", &reading.replace("called", "called c"));
+    write("rows", "row0 sim.b data0\nrow1 sim.b data1\nrow2 sim.c data2\n");
+    for data in ["data0", "data1", "data2"] {
+        write(data, &format!("{data}\n"));
+    }
     write("node.sub", &format!("{common}{one}arguments = $(NAME)\nlog = node.log\ninitialdir = dag\nqueue\n"));
     write("job.dag", "JOB A node.sub\nVARS A NAME=\"alpha\"\n");
-    let places = ["five0", "five1", "five2", "five3", "five4", "froma", "fromb", "dag"];
-    for place in places {
+    let jobs = [
+        ("five0", "number 0"),
+        ("five1", "number 1"),
+        ("five2", "number 2"),
+        ("five3", "number 3"),
+        ("five4", "number 4"),
+        ("froma", "a 1"),
+        ("fromb", "b 2"),
+        ("row0", "data0\ndata0"),
+        ("row1", "data1\ndata1"),
+        ("row2", "c data2\ndata2"),
+        ("dag", "alpha"),
+    ];
+    for (place, _) in jobs {
         std::fs::create_dir(folder.join(place)).unwrap();
     }
-    pool.ask(Host::Ap, "root", &["sh", "-c", "chmod 755 /shared/several/sim && chown -R alice: /shared/several"]);
-    let script = "cd /shared/several && condor_submit five.sub && condor_submit from.sub && condor_submit_dag job.dag";
+    pool.ask(Host::Ap, "root", &["sh", "-c", "chmod 755 /shared/several/sim* && chown -R alice: /shared/several"]);
+    let script = "set -e; cd /shared/several; for name in five from rows; do condor_submit $name.sub; done; condor_submit_dag job.dag";
     pool.ask(Host::Ap, "alice", &["sh", "-c", script]);
     let read = |place: &str, name: &str| std::fs::read_to_string(folder.join(place).join(name)).unwrap_or_default();
     let deadline = std::time::Instant::now() + PATIENCE;
     // Each of them once or twice, when it has run for a while: one that was taken away before it ran has nothing to go on from.
     let young = "WantCriu =?= true && JobStatus == 2 && NumJobStarts < 3 && time() - JobCurrentStartDate > 1";
-    while !places.iter().all(|place| read(place, "out").contains("line 60\n")) {
+    while !jobs.iter().all(|(place, _)| read(place, "out").contains("line 60\n")) {
         pool.exec(Host::Ap, "root", &["condor_vacate_job", "-constraint", young]);
         assert!(
             std::time::Instant::now() < deadline,
@@ -126,12 +154,13 @@ fn several_jobs_and_a_dag(series: Series) {
         );
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
-    for (place, arguments) in
-        places.iter().zip(["number 0", "number 1", "number 2", "number 3", "number 4", "a 1", "b 2", "alpha"])
-    {
+    for (place, arguments) in jobs {
         let log = read(place, "condor-criu.log");
         assert_eq!(read(place, "out"), expected(arguments), "{place}: {log}");
         assert!(log.contains("runs again"), "{place}: {log}");
+    }
+    for number in 0..3 {
+        assert_eq!(read(&format!("row{number}"), &format!("data{number}.out")), "more\n");
     }
 }
 
@@ -147,6 +176,7 @@ fn what_cannot_be_checkpointed_is_refused(series: Series) {
             "executable = sim\\nuniverse = scheduler\\n+WantCriu = true",
             "only jobs of the vanilla and the container universe",
         ),
+        ("universe = container\\ncontainer_image = docker://debian\\n+WantCriu = true", "name it as executable"),
         ("executable = sim\\nshould_transfer_files = NO\\n+WantCriu = true", "a checkpoint is carried as a file"),
         ("executable = sim\\ncheckpoint_exit_code = 85\\n+WantCriu = true", "it makes its own checkpoints"),
     ] {
