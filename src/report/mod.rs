@@ -55,13 +55,14 @@ pub fn report(logs: &[PathBuf], output: &Path) -> Result<Exit, Failure> {
     let about = About { title: title(&jobs), words: told(&jobs), notes: NOTES.map(str::to_owned).into() };
     write(output, &page::page(&about, &jobs))?;
     let sums = Sums::of(&jobs);
+    let ran = sums.counted + sums.lost;
     println!(
         "{}: {} jobs, {} counted, {} lost, {} saved by checkpoints",
         output.display(),
         sums.jobs,
-        text::hours(sums.counted),
-        text::hours(sums.lost),
-        text::hours(sums.saved)
+        text::cpu_time(sums.counted, ran),
+        text::cpu_time(sums.lost, ran),
+        text::cpu_time(sums.saved, ran)
     );
     Ok(Exit::Success)
 }

@@ -55,8 +55,8 @@ impl Kind {
         match self {
             Kind::Waiting => "in the queue",
             Kind::Transferring => "files go to the host",
-            Kind::Running => "and what it did has counted",
-            Kind::Lost => "it ran, and an eviction took what it did",
+            Kind::Running => "and its work counted",
+            Kind::Lost => "it ran, and an eviction took its work",
             Kind::Frozen => "stopped while it is saved",
             Kind::Uploading => "files come back: a checkpoint, or output",
             Kind::Disconnected => "nothing is heard from the host",

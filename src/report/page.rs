@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::model::{Job, Kind, Stretch, Sums};
 use super::plot;
-use super::text::{Time, bytes, duration, escaped, hours, percent};
+use super::text::{Time, bytes, cpu_time, duration, escaped, percent};
 
 /// Width of a timeline in its own units; it is stretched to the room that there is.
 const WIDTH: f64 = 1000.0;
@@ -66,11 +66,11 @@ fn summary(html: &mut String, sums: &Sums) {
         let _ = write!(html, "<li><b>{value}</b>{what}</li>");
     };
     card(format!("{} of {}", sums.done, sums.jobs), "jobs done");
-    card(hours(sums.counted), "of computing counted");
-    card(hours(sums.lost), "lost to evictions");
-    card(hours(sums.saved), "saved by checkpoints");
+    card(cpu_time(sums.counted, ran), "of computing counted");
+    card(cpu_time(sums.lost, ran), "lost to evictions");
+    card(cpu_time(sums.saved, ran), "saved by checkpoints");
     card(sums.evictions.to_string(), "evictions");
-    card(sums.checkpoints.to_string(), "checkpoints seen in logs");
+    card(sums.checkpoints.to_string(), "checkpoints in logs");
     html.push_str("</ul>\n");
     if ran <= 0.0 {
         return;
@@ -114,7 +114,7 @@ fn timelines(html: &mut String, jobs: &[Job]) {
     );
     html.push_str("<ul class=\"legend\">");
     for kind in Kind::ALL.into_iter().filter(|kind| jobs.iter().any(|job| job.seconds(*kind) > 0.0)) {
-        let _ = write!(html, "<li><i class=\"{0}\"></i><b>{0}</b> {1}</li>", kind.word(), kind.meaning());
+        let _ = write!(html, "<li><i class=\"{0}\"></i><b>{0}</b>: {1}</li>", kind.word(), kind.meaning());
     }
     // The pattern of what is lost, and the lines of the times, for all pictures.
     let ticks = ticks(from, to);
@@ -229,14 +229,15 @@ fn clusters(html: &mut String, jobs: &[Job]) {
          <th class=\"n\">saved</th><th class=\"n\">checkpoints</th><th class=\"n\">bytes</th><th class=\"n\">frozen</th>\
          <th class=\"n\">uploading</th></tr></thead>\n<tbody>\n",
     );
+    let most = clusters.values().map(|sums| sums.counted + sums.lost).fold(0.0, f64::max);
     for (name, sums) in clusters {
         let numbers = [
             sums.jobs.to_string(),
             sums.done.to_string(),
             sums.evictions.to_string(),
-            hours(sums.counted),
-            hours(sums.lost),
-            hours(sums.saved),
+            cpu_time(sums.counted, most),
+            cpu_time(sums.lost, most),
+            cpu_time(sums.saved, most),
             sums.checkpoints.to_string(),
             bytes(sums.bytes),
             duration(sums.frozen),

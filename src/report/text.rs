@@ -33,12 +33,12 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Cpu-seconds as cpu-hours; small ones as what they are.
-pub fn hours(seconds: f64) -> String {
-    match seconds {
+/// Cpu-seconds in a unit that fits `most`, the largest of those that are to be compared with each other: cpu-hours, or seconds.
+pub fn cpu_time(seconds: f64, most: f64) -> String {
+    match most {
         ..360.0 => format!("{seconds:.0} cpu s"),
         360.0..36_000.0 => format!("{:.2} cpu h", seconds / 3600.0),
-        _ => format!("{:.0} cpu h", seconds / 3600.0),
+        _ => format!("{:.1} cpu h", seconds / 3600.0),
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
             [0.0, 0.041, 0.44, 12.0, 303.0, 7500.0, 273_600.0].map(duration),
             ["0 s", "41 ms", "0.4 s", "12 s", "5 min 3 s", "2 h 5 min", "3 d 4 h"]
         );
-        assert_eq!((hours(90.0), hours(5400.0)), ("90 cpu s".into(), "1.50 cpu h".into()));
+        assert_eq!([90.0, 5400.0, 72_000.0].map(|most| cpu_time(90.0, most)), ["90 cpu s", "0.03 cpu h", "0.0 cpu h"]);
         assert_eq!((bytes(999), bytes(1_234_567)), ("999 B".into(), "1.2 MB".into()));
         assert_eq!(Time(1_795_514_400.0).full(), "2026-11-24 10:00:00");
         assert_eq!(Time(f64::NAN).full(), "1970-01-01 00:00:00");
