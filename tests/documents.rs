@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
+#[path = "common/long.rs"]
+mod long;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -155,6 +158,50 @@ fn the_book_has_every_page_once() {
     let out: Vec<_> =
         pages.iter().filter(|page| links(&read(&format!("docs/{page}"))).any(|link| link.contains(".."))).collect();
     assert!(out.is_empty(), "{out:?}");
+}
+
+/// The values of this attribute in a page.
+fn values<'a>(html: &'a str, name: &str) -> Vec<&'a str> {
+    html.split(&format!(" {name}=\"")).skip(1).filter_map(|rest| rest.split('"').next()).collect()
+}
+
+#[test]
+fn the_book_is_built_without_a_word_and_no_link_in_it_is_dead() {
+    if !long::wanted() {
+        return;
+    }
+    let tools = std::process::Command::new(root().join("tests/setup/tools")).arg("book").output().unwrap();
+    let mdbook = Path::new(std::str::from_utf8(&tools.stdout).unwrap().trim()).join("bin/mdbook");
+    let folder = tempfile::tempdir().unwrap();
+    let mut build = std::process::Command::new(&mdbook);
+    build.arg("build").arg(root()).arg("--dest-dir").arg(folder.path());
+    let output = build.output().unwrap_or_else(|error| panic!("{}: {error}", mdbook.display()));
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && !said.contains("WARN") && !said.contains("ERROR"), "{said}");
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        let page = entry.unwrap().path();
+        if page.extension().is_none_or(|kind| kind != "html") {
+            continue;
+        }
+        let html = fs::read_to_string(&page).unwrap();
+        let links = [values(&html, "href"), values(&html, "src")].concat();
+        for link in links.into_iter().filter(|link| !link.contains(':')) {
+            seen += 1;
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { page.clone() } else { folder.path().join(path) };
+            let is_there = match anchor {
+                "" => target.exists(),
+                anchor => fs::read_to_string(&target).is_ok_and(|text| values(&text, "id").contains(&anchor)),
+            };
+            if !is_there {
+                wrong.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(seen > 300, "only {seen} links");
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// The text of the strings of all sources, as they are printed: without line breaks inside them.
