@@ -246,7 +246,7 @@ fn no_crate_has_a_licence_or_a_source_that_is_not_allowed() {
     if !long::wanted() {
         return;
     }
-    let mut deny = Command::new(prepared("tools", &[]).join("bin/cargo-deny"));
+    let mut deny = Command::new(prepared("tools", &["packages"]).join("bin/cargo-deny"));
     deny.args(["--offline", "--locked", "check", "licenses", "bans", "sources"])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     let output = deny.output().unwrap();
