@@ -170,7 +170,8 @@ fn the_book_is_built_without_a_word_and_no_link_in_it_is_dead() {
     if !long::wanted() {
         return;
     }
-    let tools = std::process::Command::new(root().join("tests/setup/tools")).arg("book").output().unwrap();
+    let mut tools = std::process::Command::new(root().join("tests/setup/tools"));
+    let tools = tools.arg("book").stderr(std::process::Stdio::inherit()).output().unwrap();
     let mdbook = Path::new(std::str::from_utf8(&tools.stdout).unwrap().trim()).join("bin/mdbook");
     let folder = tempfile::tempdir().unwrap();
     let mut build = std::process::Command::new(&mdbook);

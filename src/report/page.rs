@@ -149,7 +149,7 @@ fn timelines(html: &mut String, jobs: &[Job]) {
 fn ticks(from: f64, to: f64) -> Vec<f64> {
     const MOST: f64 = 7.0;
     const DAY: f64 = 86_400.0;
-    let steps = [1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, DAY / 4.0, DAY];
+    let steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 10_800, 21_600, 43_200, 86_400].map(f64::from);
     let fits = |step: &f64| (to - from) / step <= MOST;
     let step = steps.into_iter().find(fits).unwrap_or_else(|| DAY * ((to - from) / DAY / MOST).ceil());
     let first = (from / step).ceil();
@@ -162,7 +162,7 @@ fn axis(html: &mut String, ticks: &[f64], from: f64, to: f64) {
     html.push_str("<div class=\"times\" aria-hidden=\"true\">");
     for at in ticks {
         let place = 100.0 * (at - from) / (to - from);
-        if (2.0..=98.0).contains(&place) {
+        if (6.0..=94.0).contains(&place) {
             let _ = write!(html, "<span style=\"left:{place:.1}%\">{}</span>", Time(*at).short(to - from));
         }
     }
@@ -279,5 +279,19 @@ fn words(html: &mut String, jobs: &[Job]) {
     if jobs.len() > LISTED {
         let _ =
             writeln!(html, "<p class=\"quiet\">The other {} jobs are in the timelines only.</p>", jobs.len() - LISTED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_round_and_few() {
+        assert_eq!(ticks(36_010.0, 37_000.0), [36_300.0, 36_600.0, 36_900.0]);
+        for span in [1.0, 8.0, 90.0, 2400.0, 1e4, 2e5, 1e7, 1e9] {
+            let found = ticks(5.0, 5.0 + span).len();
+            assert!((1..=8).contains(&found), "{found} in {span} s");
+        }
     }
 }
