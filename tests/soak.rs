@@ -156,7 +156,7 @@ fn program(random: &mut Random) -> String {
                 "os.makedirs('deep/{b}', exist_ok=True); open('deep/{b}/{step}', 'w').write(str(x)); os.rename('deep/{b}/{step}', 'deep/{b}/last')"
             ),
         };
-        let _ = writeln!(text, "print({step}, x, len(memory), flush=True); time.sleep(0.03)");
+        let _ = writeln!(text, "print({step}, x, len(memory), flush=True); time.sleep(0.06)");
     }
     text += "kept.seek(0)\nprint(hashlib.sha256(kept.read().encode()).hexdigest(), hashlib.sha256(shared[:]).hexdigest())\n\
              print(hashlib.sha256(repr(sorted(memory.items(), key=str)).encode()).hexdigest())\n";
@@ -171,13 +171,13 @@ fn random_programs_write_what_they_write_undisturbed() {
     let programs = number("CONDOR_CRIU_PROGRAMS").unwrap_or(if long::wanted() { 200 } else { 10 });
     let _ = writeln!(std::io::stderr(), "{programs} random programs; CONDOR_CRIU_SEED={seed}");
     let bench = Bench::new();
-    let (mut evictions, began) = (0, Instant::now());
+    let (mut evictions, mut too_short, began) = (0, 0, Instant::now());
     for which in 0..programs {
         let mut random = Random::of(seed, which);
         let host = bench.host(&format!("program{which}"), REHEARSED);
         let text = program(&mut random);
         host.write("program.py", &text);
-        let every = format!("{}ms", 100 + random.below(700));
+        let every = format!("{}ms", 100 + random.below(500));
         let how = ["--signal=SIGTERM", "--signal=SIGTSTP", "--signal=SIGTERM", "--hard"][random.below(4) as usize];
         let mut command = Command::new(bench.binary());
         command.args(["rehearse", "--evict-every", &every, "--evictions", "3", how, "--criu"]).arg(real_criu());
@@ -201,13 +201,19 @@ fn random_programs_write_what_they_write_undisturbed() {
         }
         let said = host.read("said");
         let equal = child.wait().unwrap().success();
+        // The shortest lasts less than a second, and its evictor may be late.
+        if said.contains("ended before it could be evicted") {
+            too_short += 1;
+            continue;
+        }
         assert!(equal, "CONDOR_CRIU_SEED={seed}, program {which}, {how} every {every}\n{said}\n{text}");
         evictions += said.lines().filter(|line| line.contains(" vacate ") || line.contains(" hard ")).count();
         fs::remove_dir_all(&host.scratch).unwrap();
     }
     let _ = writeln!(
         std::io::stderr(),
-        "{programs} programs, {evictions} evictions, all as undisturbed, {:.0} s",
+        "{programs} programs, {too_short} of them too short, {evictions} evictions, all as undisturbed, {:.0} s",
         began.elapsed().as_secs_f64()
     );
+    assert!(too_short * 5 <= programs, "{too_short} of {programs} programs were too short to show anything");
 }
