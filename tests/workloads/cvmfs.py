@@ -11,9 +11,9 @@ import constants  # noqa: E402
 
 with open(f"{ROOT}/lines") as lines, open(f"{ROOT}/large", "rb") as large:
     mapped = mmap.mmap(large.fileno(), 0, prot=mmap.PROT_READ)
-    for n in range(60):
+    for n in range(100):
         with open(f"{ROOT}/part{n % 10}", "rb") as part:
             digest = hashlib.sha256(part.read()).hexdigest()[:12]
-        piece = mapped[n * 100_000 : n * 100_000 + 1000]
+        piece = mapped[n * 60_000 : n * 60_000 + 1000]
         print("step", n, lines.readline().strip(), digest, sum(piece), constants.FACTOR * n, flush=True)
         time.sleep(0.1)

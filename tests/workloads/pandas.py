@@ -6,7 +6,7 @@ import pandas as pd
 
 random = np.random.default_rng(11)
 frame = pd.DataFrame({"key": random.integers(0, 50, 20000), "value": random.standard_normal(20000)})
-for n in range(60):
+for n in range(100):
     sums = frame.groupby("key")["value"].agg(["sum", "mean", "max"])
     frame = frame.join(sums["mean"].rename(f"mean{n % 5}"), on="key", rsuffix="_old")
     frame["value"] = frame["value"].rolling(3, min_periods=1).mean() + frame[f"mean{n % 5}"]
