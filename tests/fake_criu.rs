@@ -266,6 +266,24 @@ fn a_criu_that_dies_at_a_restore_costs_no_checkpoint() {
 }
 
 #[test]
+fn a_criu_that_is_killed_inside_the_payload_leaves_nothing_to_go_on_with() {
+    // Its helper has said that it has changed something; what it leaves may run on or die of that.
+    let dies = "for at in /proc/[0-9]*; do read -r name <$at/comm; [ \"$name\" = python3 ] && kill -TRAP ${at#/proc/}; done; sleep 0.3;";
+    for then in ["", dies] {
+        let bench = Bench::new();
+        let mut host = bench.host("host", FIRST_USER);
+        let before = saved(&host);
+        fake(&mut host, &format!("dump) : >/.condor-criu/run/touching; {then} kill -KILL $$;;"));
+        let mut job = host.start(&SAVED);
+        job.until("condor-criu.log", "the payload runs again").signal(Signal::SIGUSR2);
+        assert_code(&host, job.end(), 75);
+        assert!(host.log().contains("while it worked inside the payload"), "{}", host.log());
+        drop(job);
+        goes_on(&mut host, &before);
+    }
+}
+
+#[test]
 fn criu_has_the_capabilities_that_it_needs_and_no_way_to_others() {
     // CAP_DAC_READ_SEARCH is 2, CAP_NET_ADMIN 12, CAP_SYS_PTRACE 19, CAP_CHECKPOINT_RESTORE 40 (<linux/capability.h>).
     let three = (1_u64 << 2) | (1 << 19) | (1 << 40);
