@@ -193,7 +193,7 @@ fn a_restore_that_hangs_leaves_no_process() {
     // What a restore that stops half way leaves behind: processes that are nobody's children and heed no signal.
     fake(
         &mut host,
-        "restore) setsid sh -c 'trap \"\" TERM INT HUP; while :; do date +%s%N >/job/.tick; sleep 0.02; done' & exec sleep 1000;;",
+        "restore) setsid sh -c 'trap \"\" TERM INT HUP; while :; do date +%s%N >>/job/.tick; sleep 0.02; done' & exec sleep 1000;;",
     );
     assert_code(&host, host.run(&words), 75);
     assert!(host.log().contains("did not end in time"), "{}", host.log());
