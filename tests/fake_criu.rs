@@ -94,11 +94,13 @@ fn a_dump_that_hangs_is_given_up() {
     fake(&mut host, "dump) exec sleep 1000;;");
     host.write("condor-criu.toml", "dump_timeout = '1s'");
     host.write("count.py", COUNT);
-    let mut job = host.start(&["--", "python3", "count.py", "60"]);
+    let mut job = host.start(&["--", "python3", "count.py", "160"]);
     job.until_output("line3 ").signal(Signal::SIGUSR2);
-    job.until("condor-criu.log", "did not end in time");
+    job.until("condor-criu.log", "did not end in time and is given up");
+    job.until("condor-criu.log", "does not end and is killed");
+    job.until("condor-criu.log", "cannot save the payload: criu did not end in time");
     assert_code(&host, job.end(), 42);
-    assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (60, 1));
+    assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (160, 1));
 }
 
 #[test]

@@ -52,6 +52,22 @@ fn compression_that_a_vacate_has_no_time_for_is_lowered() {
     to_the_end(&host, &words);
 }
 
+/// criu has its hands in the program while its memory is packed, and takes them out of it when it finds its pipes closed.
+#[test]
+fn a_dump_that_is_too_slow_is_given_up_and_harms_nothing() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    host.write(".job.ad", AD);
+    host.write("condor-criu.toml", "dump_timeout = '300ms'\n");
+    let words = ["--compression", "zstd:19", "--interval", "never", "--", "python3", "-c", COUNT];
+    let mut job = host.start(&words);
+    job.until_output("2\n").signal(Signal::SIGUSR2);
+    job.until("condor-criu.log", "cannot save the payload: criu did not end in time");
+    assert_code(&host, job.end(), 0);
+    assert_eq!(host.stdout(), whole(), "{}", host.log());
+    assert!(!host.log().contains("is killed"), "{}", host.log());
+}
+
 #[test]
 fn what_a_vacate_has_no_time_for_at_all_is_told_and_the_periodic_checkpoint_stands() {
     let bench = Bench::new();

@@ -147,7 +147,9 @@ impl Supervisor {
         if ended != Ended::Exited(0) {
             let cause = log::cause(&self.work_dir().join(command::DUMP_LOG), &self.work_dir().join("criu.out"));
             // A cause that is known is the cause: that images were left unfinished then only follows from it.
+            let given_up = saving.given_up();
             let why = match (&cause.remedy, saving.end()) {
+                _ if given_up => "criu did not end in time".to_owned(),
                 (None, Some(ours)) => ours,
                 _ => cause.why,
             };

@@ -96,6 +96,7 @@ pub struct Saving {
     go: Sender<Stopped>,
     cancel: Cancel,
     thread: JoinHandle<Option<String>>,
+    given_up: bool,
 }
 
 impl Saving {
@@ -134,7 +135,18 @@ impl Saving {
             done(Packer { stopped, draft, writer, began, unpacked: Cell::new(0) }.pack());
             None
         });
-        Ok(Saving { go, cancel, thread: thread.map_err(|error| error.to_string())? })
+        Ok(Saving { go, cancel, thread: thread.map_err(|error| error.to_string())?, given_up: false })
+    }
+
+    /// criu finds its pipes closed, fails, and puts everything back in the payload, which no signal would let it do.
+    pub fn give_up(&mut self) {
+        self.cancel.cancel();
+        self.given_up = true;
+    }
+
+    /// Whether that has been done.
+    pub fn given_up(&self) -> bool {
+        self.given_up
     }
 
     /// criu ended well: pack the rest and commit. An error is why the images are not whole after all.

@@ -34,6 +34,9 @@ const SLOW: u64 = 20_000_000;
 /// Given to criu whatever the size.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// And to put everything back when it is given up.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Where the supervisor is in the life of the job.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum State {
@@ -301,10 +304,16 @@ impl Supervisor {
         let now = Instant::now();
         if self.deadline.is_some_and(|at| at <= now) {
             self.deadline = None;
-            return match self.state {
-                State::Restoring => Some(Err(self.failed_restore("criu did not end in time", None))),
+            return match (self.state, &mut self.saving) {
+                (State::Restoring, _) => Some(Err(self.failed_restore("criu did not end in time", None))),
+                (_, Some(saving)) if !saving.given_up() => {
+                    tracing::error!("criu did not end in time and is given up");
+                    saving.give_up();
+                    self.deadline = Some(now + GRACE);
+                    None
+                }
                 _ => {
-                    tracing::error!("criu did not end in time and is killed");
+                    tracing::error!("criu does not end and is killed");
                     self.tell_init(&Request::KillCriu);
                     None
                 }
