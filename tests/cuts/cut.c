@@ -137,6 +137,17 @@ static void leaving(pid_t tid, struct user_regs_struct *regs)
     later->kind = NOTHING;
 }
 
+// Until the file has the text or so many seconds are over, or nobody waits for it any more.
+static void wait_for(pid_t parent, const char *file, const char *text, int seconds)
+{
+    struct timespec now, pause = {0, 2000000};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    for (time_t until = now.tv_sec + seconds; getppid() == parent && now.tv_sec < until && !has(file, text);) {
+        nanosleep(&pause, NULL);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    }
+}
+
 // Sends the signal when the file has the text; if that cannot be written, at some time all the same.
 static pid_t watch(void)
 {
@@ -147,16 +158,12 @@ static pid_t watch(void)
     pid_t parent = getpid(), child = fork();
     if (child != 0)
         return child;
-    struct timespec pause = {0, 2000000};
-    // The text may be lost with a disk; otherwise it comes, on a busy machine late.
-    int patience = fault == DISK || (fault == ERROR && is_lasting) ? 1500 : fault == ERROR ? 3000 : 15000;
-    for (int tries = 0; getppid() == parent && tries < patience && !has(file, text); tries++)
-        nanosleep(&pause, NULL);
+    // The text may be lost with a disk, and the payload goes on for ten seconds; otherwise it comes, on a busy machine late.
+    wait_for(parent, file, text, fault == DISK || fault == ERROR ? 5 : 30);
     if (getppid() == parent)
         kill(program, atoi(number));
     // criu is slow where each of its calls is looked at.
-    for (int tries = 0; getppid() == parent && tries < (fault == CRIU ? 2500 : 500) && !has(file, enough); tries++)
-        nanosleep(&pause, NULL);
+    wait_for(parent, file, enough, fault == CRIU ? 5 : 2);
     if (getppid() == parent)
         close(open(hurry, O_WRONLY | O_CREAT, 0644));
     _exit(0);
