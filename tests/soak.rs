@@ -168,7 +168,7 @@ fn program(random: &mut Random) -> String {
 fn random_programs_write_what_they_write_undisturbed() {
     let seed =
         number("CONDOR_CRIU_SEED").unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
-    let programs = number("CONDOR_CRIU_PROGRAMS").unwrap_or(if long::wanted() { 200 } else { 10 });
+    let programs = number("CONDOR_CRIU_PROGRAMS").unwrap_or(if long::wanted() { 200 } else { 6 });
     let _ = writeln!(std::io::stderr(), "{programs} random programs; CONDOR_CRIU_SEED={seed}");
     let bench = Bench::new();
     let (mut evictions, mut too_short, began) = (0, 0, Instant::now());
