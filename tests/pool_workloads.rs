@@ -85,7 +85,7 @@ fn fork_without_root(pool: &Pool) {
 fn python_multiprocessing(pool: &Pool) {
     let files = [("pool.py", include_bytes!("payloads/compat/pool.py").to_vec())];
     let program = Program {
-        command: "python3 pool.py fork 60",
+        command: "python3 pool.py fork 110",
         files: &files,
         outputs: &[],
         moments: &[("_condor_stdout", "step 6 "), ("_condor_stdout", "step 16 ")],

@@ -32,7 +32,7 @@ if __name__ == "__main__":
     mp.set_start_method(sys.argv[1])
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else 30
     queue, lock, total = mp.Queue(), mp.Lock(), mp.Value("i", 0)
-    memory = shared_memory.SharedMemory(create=True, size=64)
+    memory = shared_memory.SharedMemory(create=True, size=256)
     child = mp.Process(target=produce, args=(queue, lock, memory.name, total, steps))
     child.start()
     with mp.Pool(2) as pool, ProcessPoolExecutor(2) as executor:
