@@ -103,34 +103,33 @@ fn a_dump_that_hangs_is_given_up() {
     assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (160, 1));
 }
 
-#[test]
-fn a_dump_that_dies_after_stopping_everything_is_undone() {
+/// What a dump that comes to nothing costs: neither the program nor a checkpoint. `said` is in the log.
+fn comes_to_nothing(play: &str, said: &str) {
     let bench = Bench::new();
     let mut host = bench.host("host", FIRST_USER);
-    // Saved in truth, and the tree is stopped; then it says that it failed.
-    fake(&mut host, "dump) $real \"$@\"; kill -KILL $$;;");
+    fake(&mut host, play);
     host.write("count.py", COUNT);
     let mut job = host.start(&["--", "python3", "count.py", "30"]);
     job.until_output("line3 ").signal(Signal::SIGUSR2);
-    job.until("condor-criu.log", "cannot save the payload");
+    job.until("condor-criu.log", said);
     assert_code(&host, job.end(), 42);
     assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (30, 1));
     assert_eq!(std::fs::metadata(host.checkpoint()).unwrap().len(), 0);
 }
 
 #[test]
+fn a_dump_that_dies_after_stopping_everything_is_undone() {
+    // Saved in truth, and the tree is stopped; then it says that it failed.
+    comes_to_nothing("dump) $real \"$@\"; kill -KILL $$;;", "cannot save the payload");
+}
+
+#[test]
 fn a_dump_without_the_helper_that_keeps_memory_as_it_is_is_none() {
-    let bench = Bench::new();
-    let mut host = bench.host("host", FIRST_USER);
     // As a criu that is linked statically would leave it.
-    fake(&mut host, "dump) $real \"$@\"; status=$?; rm /.condor-criu/run/drained; exit $status;;");
-    host.write("count.py", COUNT);
-    let mut job = host.start(&["--", "python3", "count.py", "30"]);
-    job.until_output("line3 ").signal(Signal::SIGUSR2);
-    job.until("condor-criu.log", "linked statically");
-    assert_code(&host, job.end(), 42);
-    assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (30, 1));
-    assert_eq!(std::fs::metadata(host.checkpoint()).unwrap().len(), 0);
+    comes_to_nothing(
+        "dump) $real \"$@\"; status=$?; rm /.condor-criu/run/drained; exit $status;;",
+        "linked statically",
+    );
 }
 
 #[test]

@@ -136,13 +136,12 @@ impl Init {
                 if job == CriuJob::Dump {
                     self.stopped_before = tasks_in_state('T');
                 }
-                let output = self.plan.inner_state_dir().join("work").join("criu.out");
                 if let Some(objects) = sysv_objects().filter(|_| job == CriuJob::Dump) {
-                    let _ = fs::write(&output, format!("Error (condor-criu): SysV objects exist: {objects}\n"));
+                    self.note(&format!("SysV objects exist: {objects}"));
                     return self.say(&Event::CriuEnded { job, ended: Ended::Exited(1), root: None, harmed: false });
                 }
                 helpers::forget();
-                match spawn::criu(&self.plan, job, &args, &output) {
+                match spawn::criu(&self.plan, job, &args, &self.criu_output()) {
                     Ok(pid) => {
                         self.criu = Some((pid, job));
                         Ok(())
@@ -192,6 +191,16 @@ impl Init {
         }
     }
 
+    /// Where criu's words go.
+    fn criu_output(&self) -> PathBuf {
+        self.plan.inner_state_dir().join("work").join("criu.out")
+    }
+
+    /// Puts an error of ours in their place, for the supervisor to read.
+    fn note(&self, why: &str) {
+        let _ = fs::write(self.criu_output(), format!("Error (condor-criu): {why}\n"));
+    }
+
     /// Why a dump that criu calls good is none.
     fn unfit(&self) -> Option<&'static str> {
         if !helpers::loaded() {
@@ -208,8 +217,7 @@ impl Init {
         let unfit = (job == CriuJob::Dump && ended == Ended::Exited(0)).then(|| self.unfit()).flatten();
         let ended = match unfit {
             Some(why) => {
-                let output = self.plan.inner_state_dir().join("work").join("criu.out");
-                let _ = fs::write(output, format!("Error (condor-criu): {why}\n"));
+                self.note(why);
                 Ended::Exited(1)
             }
             None => ended,
