@@ -1,5 +1,5 @@
-//! Compiles the six freestanding pieces that the library embeds: the reaper (`src/sandbox/reaper/main.rs`), a program of one
-//! page, and five shared objects, the compatibility helper (`src/sandbox/compat/preload`) and criu's four helpers
+//! Compiles the seven freestanding pieces that the library embeds: the reaper (`src/sandbox/reaper/main.rs`), a program of one
+//! page, and six shared objects, the compatibility helper (`src/sandbox/compat/preload`) and criu's five helpers
 //! (`src/sandbox/helpers`). They are no cargo targets of their own: they must not be linked with libc or with the
 //! target's flags.
 
@@ -22,7 +22,7 @@ fn main() {
     compile(REAPER, "reaper", "bin", "reaper", &reaper, layout);
     let shared = |name: &str| format!("-Wl,--build-id=sha1,-z,noseparate-code,-z,now,-soname,{name}");
     compile(&format!("{COMPAT}/lib.rs"), "compat", "cdylib", "compat.so", &[], &shared("compat.so"));
-    for name in ["devices", "drained", "released", "touching"] {
+    for name in ["devices", "drained", "held", "released", "touching"] {
         let output = format!("{name}.so");
         compile(&format!("{HELPERS}/{name}.rs"), name, "cdylib", &output, &[], &shared(&output));
     }

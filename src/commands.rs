@@ -105,7 +105,7 @@ fn make_bundle(output: &Path, criu: Option<&Path>) -> Result<Exit, Failure> {
     let found = find::find(criu, &here, &place.path().join("criu"))
         .map_err(|error| Failure::start(&*what, &error).with_remedy(error.remedy()))?;
     let made = bundle::make(&found, output).map_err(|error| Failure::start(&*what, error))?;
-    println!("{}: {} bytes, CRIU {} in {} files", output.display(), made.bytes, found.version, made.parts);
+    crate::say!("{}: {} bytes, CRIU {} in {} files", output.display(), made.bytes, found.version, made.parts);
     Ok(Exit::Success)
 }
 
@@ -125,10 +125,10 @@ fn wrap(submit: &Path, output: Option<&Path>, executable: Option<PathBuf>) -> Re
         .map_err(|refused| Failure::start(&*what, &refused).with_remedy(refused.remedy).with_exit(Exit::Negative))?;
     match output {
         Some(path) => std::fs::write(path, wrapped).map_err(cannot)?,
-        None => print!("{wrapped}"),
+        None => crate::say!("{}", wrapped.trim_end_matches('\n')),
     }
     if own && !bundle::carried() {
-        eprintln!(
+        crate::say_err!(
             "note: this condor-criu carries no CRIU: execution points must have one; or make a bundle and name it with --executable"
         );
     }

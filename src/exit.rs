@@ -2,7 +2,6 @@
 //! is finished, has made a checkpoint, or must run again.
 
 use std::fmt;
-use std::process::ExitCode;
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -41,6 +40,8 @@ pub enum Exit {
     Checkpointed(u8),
     /// The payload's own exit code equals the checkpoint code and must not be taken for a checkpoint.
     AmbiguousCode,
+    /// The payload ended with 0, and some of what it wrote could not be passed on: nobody must take that for a success.
+    OutputLost,
     /// Done: every command but `run`.
     Success,
     /// `rehearse` saw a difference, `verify` damage, `doctor` a no.
@@ -62,30 +63,17 @@ impl Exit {
             Exit::Payload(ended) => ended,
             Exit::Checkpointed(code) => Ended::Exited(code),
             Exit::Success => Ended::Exited(0),
-            Exit::AmbiguousCode | Exit::Negative => Ended::Exited(1),
+            Exit::AmbiguousCode | Exit::OutputLost | Exit::Negative => Ended::Exited(1),
             Exit::CannotRestoreHere => Ended::Exited(75),
             Exit::CannotStart => Ended::Exited(125),
             Exit::CannotExecute => Ended::Exited(126),
             Exit::NotFound => Ended::Exited(127),
         }
     }
-
-    /// Ends this process in the way that the status says: by a code, or by the signal itself, so that HTCondor sees
-    /// `ExitBySignal`.
-    pub fn leave(self) -> ExitCode {
-        match self.status() {
-            Ended::Exited(code) => ExitCode::from(code),
-            Ended::Signaled(number) => {
-                crate::sandbox::die_by_signal(number);
-                // Reached only if the signal does not end a process; what a shell would say.
-                ExitCode::from(128_u8.wrapping_add(number as u8))
-            }
-        }
-    }
 }
 
 /// A failure that ends condor-criu: what failed, why, and what to do.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
     /// What failed, beginning with a verb: `cannot restore on this host`.
     pub what: String,

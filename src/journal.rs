@@ -48,7 +48,7 @@ pub fn say_where(job: &Job, settings: &Settings) {
     };
     tracing::warn!("{note}");
     if !job.under_htcondor() && io::stderr().is_terminal() {
-        eprintln!("condor-criu: {note}");
+        crate::say_err!("condor-criu: {note}");
     }
 }
 

@@ -14,5 +14,6 @@ pub mod journal;
 pub mod rehearse;
 pub mod report;
 pub mod sandbox;
+pub mod say;
 pub mod settings;
 pub mod supervise;

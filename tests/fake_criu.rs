@@ -117,29 +117,44 @@ fn comes_to_nothing(play: &str, said: &str) {
     assert_eq!(std::fs::metadata(host.checkpoint()).unwrap().len(), 0);
 }
 
+/// A real criu, killed when it has written every image and holds the tree: our socket is gone as soon as it waits there.
+const KILLED_WHILE_IT_HOLDS: &str = "dump) $real \"$@\" & real=$!; while [ -S /job/.condor-criu/images/held.sock ]; do sleep 0.01; done; \
+     kill -KILL $real; wait $real; kill -KILL $$;;";
+
+/// So much that packing takes seconds.
+const MUCH: &str = "head -c 40000000 /dev/urandom >much; ";
+
 #[test]
-fn a_dump_that_dies_after_stopping_everything_is_undone() {
-    // Saved in truth, and the tree is stopped; then it says that it failed.
-    comes_to_nothing("dump) $real \"$@\"; kill -KILL $$;;", "cannot save the payload");
+fn a_criu_that_dies_while_it_holds_everything_is_undone() {
+    let bench = Bench::new();
+    let mut host = bench.host("host", FIRST_USER);
+    fake(&mut host, KILLED_WHILE_IT_HOLDS);
+    host.write("count.py", COUNT);
+    let script = format!("{MUCH} exec python3 count.py 40");
+    let mut job = host.start(&["--compression", "zstd:19", "--", "sh", "-c", &script]);
+    job.until_output("line3 ").signal(Signal::SIGUSR2);
+    job.until("condor-criu.log", "before the checkpoint was committed");
+    job.until("condor-criu.log", "the tree went on before everything was packed");
+    assert_code(&host, job.end(), 42);
+    assert_eq!((host.stdout().lines().count(), starts_seen(&host.stdout())), (40, 1));
+    assert_eq!(std::fs::metadata(host.checkpoint()).unwrap().len(), 0);
 }
 
 #[test]
-fn a_dump_without_the_helper_that_keeps_memory_as_it_is_is_none() {
-    // As a criu that is linked statically would leave it.
-    comes_to_nothing(
-        "dump) $real \"$@\"; status=$?; rm /.condor-criu/run/drained; exit $status;;",
-        "linked statically",
-    );
+fn a_dump_without_our_helpers_is_none() {
+    // As a criu that is linked statically would leave them.
+    comes_to_nothing("dump) unset LD_PRELOAD; exec $real \"$@\";;", "linked statically");
 }
 
 #[test]
 fn a_child_that_was_stopped_before_a_failed_dump_stays_stopped() {
     let bench = Bench::new();
     let mut host = bench.host("host", FIRST_USER);
-    fake(&mut host, "dump) $real \"$@\"; exit 1;;");
-    let script = "sh -c 'kill -STOP $$; echo went on' & child=$!; for i in $(seq 40); do echo line$i; sleep 0.05; done; \
+    fake(&mut host, KILLED_WHILE_IT_HOLDS);
+    let script = MUCH.to_owned()
+        + "sh -c 'kill -STOP $$; echo went on' & child=$!; for i in $(seq 60); do echo line$i; sleep 0.05; done; \
                   grep State: /proc/$child/status; kill -CONT $child; wait";
-    let mut job = host.start(&["--", "sh", "-c", script]);
+    let mut job = host.start(&["--compression", "zstd:19", "--", "sh", "-c", &script]);
     job.until_output("line9\n").signal(Signal::SIGUSR2);
     job.until("condor-criu.log", "cannot save the payload");
     assert_code(&host, job.end(), 0);

@@ -29,49 +29,54 @@ pub fn inspect(path: &Path, json: bool) -> Result<Exit, Failure> {
         let value = serde_json::json!({
             "manifest": manifest, "bytes": stored, "content_bytes": content, "members": members.len(),
         });
-        println!("{value:#}");
+        crate::say!("{value:#}");
         return Ok(Exit::Success);
     }
     let Manifest { generation, reason, program, host, identity, job_dir, network, inputs, history, .. } = &manifest;
     let of_job = manifest.job.as_deref().map(|job| format!(" of job {job}")).unwrap_or_default();
-    println!("generation  {generation}{of_job}, taken at a {reason}, of {program}");
-    println!("made        {} by condor-criu {} with CRIU {}", when(manifest.created), manifest.condor_criu, host.criu);
-    println!("on          {}, kernel {}", host.name, host.kernel);
-    println!("run so far  {:.0} s", history.run_seconds);
-    println!("size        {stored} bytes for {content} bytes of content in {} members", members.len());
-    println!(
+    crate::say!("generation  {generation}{of_job}, taken at a {reason}, of {program}");
+    crate::say!(
+        "made        {} by condor-criu {} with CRIU {}",
+        when(manifest.created),
+        manifest.condor_criu,
+        host.criu
+    );
+    crate::say!("on          {}, kernel {}", host.name, host.kernel);
+    crate::say!("run so far  {:.0} s", history.run_seconds);
+    crate::say!("size        {stored} bytes for {content} bytes of content in {} members", members.len());
+    crate::say!(
         "needs       uid {} and gid {} inside, the job's directory at {}",
         identity.uid,
         identity.gid,
         job_dir.display()
     );
     let needs: Vec<&str> = host.cpu.needs.iter().map(String::as_str).collect();
-    println!("processor   {}: {}", cpu::level(&host.cpu.needs), needs.join(" "));
-    println!("baseline    {}", host.cpu.baseline);
+    crate::say!("processor   {}: {}", cpu::level(&host.cpu.needs), needs.join(" "));
+    crate::say!("baseline    {}", host.cpu.baseline);
     for feature in &manifest.kernel_features {
         let how = match feature.since() {
             _ if feature.is_replaced() => "made ordinary on older kernels".to_owned(),
             Some((major, minor)) => format!("the host must have Linux {major}.{minor}"),
             None => "a newer condor-criu knows which".to_owned(),
         };
-        println!("kernel      {}, {how}", feature.words());
+        crate::say!("kernel      {}, {how}", feature.words());
     }
     for (name, used) in &manifest.limits.used {
-        println!("limit       \"{name}\" must allow {used}");
+        crate::say!("limit       \"{name}\" must allow {used}");
     }
-    println!("network     {}", serde_json::to_string(network).unwrap_or_default().trim_matches('"'));
+    crate::say!("network     {}", serde_json::to_string(network).unwrap_or_default().trim_matches('"'));
     for input in inputs {
-        println!("input       {} ({} bytes), brought by HTCondor", input.path.display(), input.size);
+        crate::say!("input       {} ({} bytes), brought by HTCondor", input.path.display(), input.size);
     }
     for file in &manifest.files {
         let how = if file.carried { "carried" } else { "the host must have it" };
-        println!("host file   {} ({} bytes), {how}", file.path.display(), file.size);
+        crate::say!("host file   {} ({} bytes), {how}", file.path.display(), file.size);
     }
     for stream in manifest.streams.iter().filter(|stream| stream.descriptor != 0) {
-        println!("output      {} up to byte {}", stream.path.display(), stream.size);
+        crate::say!("output      {} up to byte {}", stream.path.display(), stream.size);
     }
     for member in members {
-        println!("{:>12}  {}", member.size, member.name.as_path().display());
+        crate::say!("{:>12}  {}", member.size, member.name.as_path().display());
     }
     Ok(Exit::Success)
 }
@@ -91,7 +96,7 @@ pub fn verify(path: &Path, threads: usize) -> Result<Exit, Failure> {
     let reader = Reader::open(path).map_err(|error| cannot("verify", path, &error))?;
     manifest(path, &reader)?;
     reader.verify(threads).map_err(|error| cannot("verify", path, &error))?;
-    println!("{}: whole, {} members in {} frames", path.display(), reader.members().count(), reader.frames().len());
+    crate::say!("{}: whole, {} members in {} frames", path.display(), reader.members().count(), reader.frames().len());
     Ok(Exit::Success)
 }
 
@@ -109,6 +114,6 @@ pub fn extract_to(path: &Path, directory: &Path, threads: usize) -> Result<Exit,
     let options = ExtractOptions { threads, ..ExtractOptions::default() };
     let extracted =
         extract::extract(&reader, "", into.as_fd(), &options).map_err(|error| cannot("extract", path, &error))?;
-    println!("{} members, {} bytes", extracted.members, extracted.bytes);
+    crate::say!("{} members, {} bytes", extracted.members, extracted.bytes);
     Ok(Exit::Success)
 }

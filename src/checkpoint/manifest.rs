@@ -80,6 +80,9 @@ pub struct Manifest {
     pub streams: Vec<StreamFile>,
     /// Named pipes that stand for standard streams which are no files, by descriptor.
     pub relayed: Vec<u8>,
+    /// Those of them whose end to read from the reaper holds; none before version 0.2.0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<u8>,
     /// Files that the job was given and has not changed: not carried, because HTCondor brings them again.
     pub inputs: Vec<Input>,
     /// Bytes of all files in the archive but criu's images, holes included: what unpacking makes, and no more.
@@ -308,6 +311,7 @@ mod tests {
             tree: Tree { root: 300, main: 301 },
             streams: vec![],
             relayed: vec![],
+            readers: Vec::new(),
             inputs: vec![],
             unpacked_bytes: None,
             files: vec![],

@@ -55,12 +55,16 @@ fn common(places: &Places<'_>, network: Network) -> Vec<String> {
     args
 }
 
-/// Saves the tree below `root` and leaves it stopped.
+/// The socket at which criu waits, in the images directory, while the checkpoint is committed (`sandbox/helpers/held.rs`).
+pub const HELD: &str = "held.sock";
+
+/// Saves the tree below `root`. criu holds it until it is told to let it go on.
 pub fn dump(places: &Places<'_>, network: Network, root: i32) -> Vec<String> {
     let mut args = vec!["dump".to_owned()];
     args.extend(common(places, network));
     args.extend(["-t".into(), root.to_string(), "-o".into(), DUMP_LOG.into()]);
-    args.extend(["--leave-stopped", "--ghost-limit", GHOST_LIMIT].map(String::from));
+    args.extend(["--ghost-limit", GHOST_LIMIT].map(String::from));
+    args.extend(["--action-script".into(), places.images.join(HELD).to_string_lossy().into_owned()]);
     if network == Network::Host {
         args.push("--skip-in-flight".into());
     }

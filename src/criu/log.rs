@@ -26,9 +26,6 @@ pub struct Cause {
 /// user that were saved at the same time.
 const NO_PIPE_MEMORY: &str = "Unable to set a pipe size";
 
-/// The sandbox's init says so of a dump in whose moment the payload ended: the reaper, which is stopped too, would see it at once.
-const ENDED_MEANWHILE: &str = "a process has ended and the reaper has not seen it";
-
 /// Text in the log, what it means, what to do. The first that matches wins: the special before the general.
 /// Source: criu-facts, section 12, each seen on CRIU 4.1.1 or 4.2.1.
 const KNOWN: &[(&str, &str, &str)] = &[
@@ -78,11 +75,10 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "use network = \"private\" if both ends belong to the job",
     ),
     (
-        "criu has not loaded the helper",
+        "held.sock",
         "criu is linked statically, and would change memory while it is read",
         "use a criu that is linked dynamically, as distributions have it",
     ),
-    (ENDED_MEANWHILE, "a process ended in the very moment of the checkpoint", "nothing: it is tried again"),
     (
         NO_PIPE_MEMORY,
         "the user's jobs on this host have used up the memory for pipes",
@@ -178,7 +174,7 @@ pub fn explain(text: &str) -> Cause {
     let errors: Vec<&str> =
         text.lines().filter(|line| line.contains("Error ") || line.starts_with("cannot ")).collect();
     let lines: Vec<String> = errors.iter().rev().take(SHOWN).rev().map(|line| (*line).to_owned()).collect();
-    let passes = errors.iter().any(|line| [NO_PIPE_MEMORY, ENDED_MEANWHILE].iter().any(|text| line.contains(text)));
+    let passes = errors.iter().any(|line| line.contains(NO_PIPE_MEMORY));
     for (pattern, why, remedy) in KNOWN {
         if errors.iter().any(|line| line.contains(pattern)) {
             return Cause { why: (*why).to_owned(), remedy: Some((*remedy).to_owned()), lines, passes };

@@ -94,7 +94,7 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
     let last = starter.with_evictions(every, &mut evictions).map_err(cannot)?;
     progress_end();
 
-    println!("{}", table::evictions(&evictions));
+    crate::say!("{}", table::evictions(&evictions));
     let difference = match (&peace.ending, &last.ending) {
         (Ending::Payload(a), Ending::Payload(b)) => {
             let mut found: Vec<String> = compare::status(*a, *b).into_iter().collect();
@@ -125,19 +125,19 @@ fn verdict(
     let happened = evictions.iter().filter(|eviction| eviction.why != "interval").count();
     if difference.is_empty() {
         if let Ending::Payload(ended) = last.ending {
-            println!("uninterrupted: {:.1} s, {ended}", alone.as_secs_f64());
+            crate::say!("uninterrupted: {:.1} s, {ended}", alone.as_secs_f64());
         }
         let files = compare::count(&last.scratch);
-        println!("equal: exit status, stdout, stderr and {files} files");
+        crate::say!("equal: exit status, stdout, stderr and {files} files");
         if happened == 0 {
-            println!("{program} ended before it could be evicted: nothing is known. Use a smaller --evict-every.");
+            crate::say!("{program} ended before it could be evicted: nothing is known. Use a smaller --evict-every.");
             return Exit::Negative;
         }
-        println!("{program} can be checkpointed: after {happened} evictions everything is as without one.");
+        crate::say!("{program} can be checkpointed: after {happened} evictions everything is as without one.");
         return Exit::Success;
     }
     for line in &difference {
-        println!("different: {line}");
+        crate::say!("different: {line}");
     }
     // A program that gives other output each time proves nothing about checkpoints.
     if let (Ending::Payload(_), Ending::Payload(_)) = (&peace.ending, &last.ending) {
@@ -146,13 +146,13 @@ fn verdict(
             .ok()
             .and_then(|again| compare::directories(&peace.scratch, &again.scratch).ok());
         if again.is_some_and(|found| !found.is_empty()) {
-            println!(
+            crate::say!(
                 "{program} gives other output each time that it runs, even without evictions: rehearse it with a fixed seed."
             );
             return Exit::Negative;
         }
     }
-    println!(
+    crate::say!(
         "{program} cannot be checkpointed as it is: see above, and condor-criu.log in {}.",
         last.scratch.display()
     );
@@ -162,15 +162,15 @@ fn verdict(
 /// A line that is written over, on a terminal only.
 fn progress(text: &str) {
     if std::io::stderr().is_terminal() {
-        eprint!("\r\x1b[K{text} …");
+        crate::say_err_part!("\r\x1b[K{text} …");
     } else {
-        eprintln!("{text}");
+        crate::say_err!("{text}");
     }
 }
 
 fn progress_end() {
     if std::io::stderr().is_terminal() {
-        eprint!("\r\x1b[K");
+        crate::say_err_part!("\r\x1b[K");
     }
 }
 

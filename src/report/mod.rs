@@ -56,7 +56,7 @@ pub fn report(logs: &[PathBuf], output: &Path) -> Result<Exit, Failure> {
     write(output, &page::page(&about, &jobs))?;
     let sums = Sums::of(&jobs);
     let ran = sums.counted + sums.lost;
-    println!(
+    crate::say!(
         "{}: {} jobs, {} counted, {} lost, {} saved by checkpoints",
         output.display(),
         sums.jobs,

@@ -6,8 +6,8 @@ use std::fs;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::time::{ClockId, clock_gettime};
 
-use super::mounts::{StepFailed, io, step};
 use super::plan::ClockOffsets;
+use super::step::{StepFailed, io, step};
 
 const NANOSECONDS: i64 = 1_000_000_000;
 /// <linux/sched.h>; nix has no name for it yet.

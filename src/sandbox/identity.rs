@@ -6,17 +6,17 @@ use std::fs;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 
-use super::mounts::{StepFailed, io, step};
 use super::plan::{Identity, Network};
+use super::step::{SetupStep, StepFailed, io, step};
 
 /// Maps this process's host identity to the inner one. Denying setgroups(2) is what the kernel asks of a process
 /// without privilege that maps its group (user_namespaces(7)).
 pub(super) fn map(identity: &Identity) -> Result<(), StepFailed> {
-    step("deny setgroups", io(fs::write("/proc/self/setgroups", "deny")))?;
+    step(SetupStep::MapIdentity, io(fs::write("/proc/self/setgroups", "deny")))?;
     let uids = format!("{} {} 1", identity.inner_uid, identity.outer_uid);
-    step("map the user", io(fs::write("/proc/self/uid_map", uids)))?;
+    step(SetupStep::MapIdentity, io(fs::write("/proc/self/uid_map", uids)))?;
     let gids = format!("{} {} 1", identity.inner_gid, identity.outer_gid);
-    step("map the group", io(fs::write("/proc/self/gid_map", gids)))
+    step(SetupStep::MapIdentity, io(fs::write("/proc/self/gid_map", gids)))
 }
 
 /// The capabilities, over the sandbox's own namespaces only, that criu needs there (criu-facts: section 2, item 3).

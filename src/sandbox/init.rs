@@ -15,8 +15,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use super::message::{CriuJob, Event, Request, receive, send};
-use super::mounts::{StepFailed, step};
 use super::plan::{PIDFILE, Plan};
+use super::step::{StepFailed, step};
 use super::{clock, helpers, identity, mounts, network, spawn};
 use crate::exit::Ended;
 
@@ -28,8 +28,6 @@ struct Init {
     /// The payload's first process; after a restore the supervisor's word for it.
     main: Option<Pid>,
     criu: Option<(Pid, CriuJob)>,
-    /// Tasks that were stopped before the dump began, and stay so after one that came to nothing.
-    stopped_before: Vec<i32>,
     /// Children that ended before we knew who they were: a restored root can be quicker than criu's own end.
     strays: HashMap<Pid, Ended>,
     /// How the root ended while criu was at work inside the tree: whether that was its own end is known when criu has ended.
@@ -38,16 +36,8 @@ struct Init {
 
 /// The life of the init; returns its exit code.
 pub(super) fn run(plan: Plan, socket: OwnedFd) -> i32 {
-    let mut init = Init {
-        plan,
-        socket,
-        root: None,
-        main: None,
-        criu: None,
-        stopped_before: Vec::new(),
-        strays: HashMap::new(),
-        ended_in_dump: None,
-    };
+    let mut init =
+        Init { plan, socket, root: None, main: None, criu: None, strays: HashMap::new(), ended_in_dump: None };
     match init.set_up() {
         Ok((shm, children)) => {
             let ready = send(init.socket.as_fd(), &Event::Ready, Some(std::os::fd::AsRawFd::as_raw_fd(&shm)));
@@ -133,9 +123,6 @@ impl Init {
                 Ok(())
             }
             Request::Criu { job, args } => {
-                if job == CriuJob::Dump {
-                    self.stopped_before = tasks_in_state('T');
-                }
                 if let Some(objects) = sysv_objects().filter(|_| job == CriuJob::Dump) {
                     self.note(&format!("SysV objects exist: {objects}"));
                     return self.say(&Event::CriuEnded { job, ended: Ended::Exited(1), root: None, harmed: false });
@@ -161,11 +148,9 @@ impl Init {
                 }
                 Ok(())
             }
-            Request::Resume => {
-                // Also those that do not look stopped: criu may have ended before the stop signal that it left has taken
-                // effect, and SIGCONT takes that back too.
-                for pid in pids().into_iter().filter(|pid| !self.stopped_before.contains(pid)) {
-                    signal(Pid::from_raw(pid), libc::SIGCONT);
+            Request::CloseReader(descriptor) => {
+                if let Some(root) = self.root {
+                    signal(root, spawn::CLOSE_SIGNAL + i32::from(descriptor));
                 }
                 Ok(())
             }
@@ -201,27 +186,8 @@ impl Init {
         let _ = fs::write(self.criu_output(), format!("Error (condor-criu): {why}\n"));
     }
 
-    /// Why a dump that criu calls good is none.
-    fn unfit(&self) -> Option<&'static str> {
-        if !helpers::loaded() {
-            return Some(
-                "criu has not loaded the helper that keeps memory as it is while it is read; is it linked statically?",
-            );
-        }
-        // A checkpoint of this moment would never be restored: CRIU 4.2.1 waits for ever for such a process.
-        self.root.is_some_and(has_zombie).then_some("a process has ended and the reaper has not seen it")
-    }
-
     fn criu_ended(&mut self, ended: Ended) -> std::io::Result<()> {
         let Some((_, job)) = self.criu.take() else { return Ok(()) };
-        let unfit = (job == CriuJob::Dump && ended == Ended::Exited(0)).then(|| self.unfit()).flatten();
-        let ended = match unfit {
-            Some(why) => {
-                self.note(why);
-                Ended::Exited(1)
-            }
-            None => ended,
-        };
         let mut root = None;
         if job == CriuJob::Restore && ended == Ended::Exited(0) {
             root = fs::read_to_string(PIDFILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
@@ -287,24 +253,4 @@ fn pids() -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.filter(|&pid: &i32| pid != 1).collect()
-}
-
-/// Whether a child of this process has ended and waits to be reaped.
-fn has_zombie(parent: Pid) -> bool {
-    // proc_pid_stat(5): pid (comm) state ppid
-    let of = |pid: i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (state, rest) = stat.rsplit_once(") ")?.1.split_once(' ')?;
-        Some(state == "Z" && rest.split(' ').next()? == parent.to_string())
-    };
-    pids().into_iter().any(|pid| of(pid) == Some(true))
-}
-
-/// Those of them whose state in /proc/PID/stat is this letter (proc_pid_stat(5)).
-fn tasks_in_state(letter: char) -> Vec<i32> {
-    let state = |pid: &i32| {
-        let stat = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
-        stat.rsplit_once(") ")?.1.chars().next()
-    };
-    pids().into_iter().filter(|pid| state(pid) == Some(letter)).collect()
 }

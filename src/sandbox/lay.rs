@@ -8,7 +8,8 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
-use super::mounts::{StepFailed, bind, directory, hold, step};
+use super::mounts::{bind, directory, hold};
+use super::step::{StepFailed, step};
 
 /// Lays `paths`, absolute as the payload sees them, from below `source` into the root that is being made.
 pub(super) fn lay(root: &Path, source: &OwnedFd, paths: &[PathBuf]) -> Result<(), StepFailed> {

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::plan::ClockOffsets;
+use super::step::SetupStep;
 use crate::exit::Ended;
 
 /// Bytes; the longest message is a criu failure with a few lines of its log, far below this.
@@ -42,15 +43,15 @@ pub enum Request {
     KillCriu,
     /// A signal for the payload's first process.
     Signal(i32),
-    /// Let the tasks that a dump left stopped go on.
-    Resume,
+    /// Nobody reads this standard stream of the payload's any more: close the end to read from that the reaper holds.
+    CloseReader(u8),
 }
 
 /// Why criu is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CriuJob {
-    /// Save the payload and leave it stopped.
+    /// Save the payload, and hold it until it is let go.
     Dump,
     /// Bring the payload back; it runs when criu has ended well.
     Restore,
@@ -65,7 +66,7 @@ pub enum Event {
     /// The sandbox cannot be made: the step and the system's answer.
     SetupFailed {
         /// What was being done.
-        step: String,
+        step: SetupStep,
         /// errno
         errno: i32,
     },
@@ -81,7 +82,7 @@ pub enum Event {
         /// errno of execve(2), or of the step before it.
         errno: i32,
         /// Which step.
-        step: String,
+        step: SetupStep,
     },
     /// criu ended.
     CriuEnded {

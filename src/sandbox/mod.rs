@@ -12,6 +12,7 @@
 
 mod clock;
 pub mod compat;
+mod fit;
 pub mod helpers;
 mod identity;
 mod init;
@@ -22,6 +23,7 @@ mod network;
 mod plan;
 pub mod probe;
 mod spawn;
+mod step;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -34,6 +36,7 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 pub use clock::ClockReadings;
+pub use fit::Unfit;
 pub use identity::supplementary_groups;
 pub use message::{CriuJob, Event, Request, receive};
 pub use plan::{
@@ -41,10 +44,14 @@ pub use plan::{
     StdioPath, inside,
 };
 pub use spawn::DEFAULT_PATH;
+pub use step::SetupStep;
 
 /// Why there is no sandbox.
 #[derive(Debug, Error)]
 pub enum SandboxError {
+    /// This process has more threads than the one that may make it.
+    #[error("{0} threads run in condor-criu, and the sandbox's init would be a copy of one of them: report this")]
+    Threads(usize),
     /// The kernel refuses the namespaces themselves.
     #[error("the kernel refuses new namespaces ({0})")]
     Namespaces(Errno),
@@ -52,7 +59,7 @@ pub enum SandboxError {
     #[error("cannot {step}: {errno}")]
     Step {
         /// What was being done.
-        step: String,
+        step: SetupStep,
         /// The system's answer.
         errno: Errno,
     },
@@ -76,6 +83,11 @@ pub struct Sandbox {
 impl Sandbox {
     /// Makes the namespaces and mounts of `plan`. The caller has one thread: the init is a copy of this process.
     pub fn create(plan: &Plan) -> Result<Sandbox, SandboxError> {
+        // A lock that another thread holds would be held in the copy for ever.
+        let threads = std::fs::read_dir("/proc/self/task")?.count();
+        if threads > 1 {
+            return Err(SandboxError::Threads(threads));
+        }
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(io::Error::from)?;
         // No handler of ours may run in the copy, where it would speak through our pipe.
@@ -134,6 +146,11 @@ impl Sandbox {
         format!("/proc/{}/root", self.init).into()
     }
 
+    /// Why a checkpoint of the tree below `root`, which criu holds now, must not be committed.
+    pub fn unfit(&self, root: i32) -> Option<Unfit> {
+        fit::look(&self.proc(), root)
+    }
+
     /// Resident memory of everything inside but the init, in bytes; an estimate, shared pages counted once a process.
     pub fn resident_bytes(&self) -> u64 {
         let proc = self.proc();
@@ -176,10 +193,20 @@ impl Drop for Killer {
     }
 }
 
-/// The end of a pid namespace's first process is the end of all in it, and wait(2) returns only when they are gone.
+/// The end of a pid namespace's first process is the end of all in it, and wait(2) returns only when they are gone. One that hangs in the
+/// kernel (a dead file server) is waited for no longer than this.
 fn end(init: Pid) {
+    const PATIENCE: u16 = 10_000;
+    let gone = rustix::process::Pid::from_raw(init.as_raw())
+        .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
     let _ = nix::sys::signal::kill(init, nix::sys::signal::Signal::SIGKILL);
-    while waitpid(init, None) == Err(Errno::EINTR) {}
+    if let Some(gone) = gone {
+        let mut watched = [nix::poll::PollFd::new(gone.as_fd(), nix::poll::PollFlags::POLLIN)];
+        while nix::poll::poll(&mut watched, PATIENCE) == Err(Errno::EINTR) {}
+        let _ = waitpid(init, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+    } else {
+        while waitpid(init, None) == Err(Errno::EINTR) {}
+    }
 }
 
 /// Ends this process by a signal; returns if that signal ends nothing.

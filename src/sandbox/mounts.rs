@@ -6,7 +6,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
@@ -16,25 +15,7 @@ use super::compat::COMPAT;
 use super::helpers;
 use super::lay;
 use super::plan::{CRIU_DIR, LAID_DIR, OUR_ROOT, Plan, REAPER, RUN_DIR};
-
-/// A step of making the sandbox that failed.
-#[derive(Debug)]
-pub struct StepFailed {
-    /// What was being done, to follow "cannot".
-    pub step: String,
-    /// The system's answer.
-    pub errno: Errno,
-}
-
-/// Names the step if it fails.
-pub(super) fn step<T, E: Into<Errno>>(what: impl Into<String>, result: Result<T, E>) -> Result<T, StepFailed> {
-    result.map_err(|error| StepFailed { step: what.into(), errno: error.into() })
-}
-
-/// std's errors as errno.
-pub(super) fn io<T>(result: std::io::Result<T>) -> Result<T, Errno> {
-    result.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
-}
+use super::step::{SetupStep, StepFailed, io, step};
 
 pub(super) const NONE: Option<&str> = None;
 
@@ -72,7 +53,7 @@ pub(super) fn build_and_enter(plan: &Plan) -> Result<OwnedFd, StepFailed> {
     directory(&root.join("proc"))?;
     directory(&root.join("tmp"))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    step("mount a fresh /proc", mount(Some("proc"), &root.join("proc"), Some("proc"), flags, NONE))?;
+    step(SetupStep::MountProc, mount(Some("proc"), &root.join("proc"), Some("proc"), flags, NONE))?;
     directory(&root.join(job_name))?;
     bind(&scratch, &root.join(job_name), "bind the scratch directory")?;
     bind(&tmp, &root.join("tmp"), "bind a private /tmp")?;

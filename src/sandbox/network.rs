@@ -4,8 +4,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::os::fd::AsRawFd;
 
-use super::mounts::{StepFailed, step};
 use super::plan::Network;
+use super::step::{StepFailed, step};
 
 /// A new network namespace has a loopback interface that is down.
 pub(super) fn set_up(network: Network) -> Result<(), StepFailed> {

@@ -66,6 +66,8 @@ pub struct StdioPath {
     pub path: PathBuf,
     /// for open(2)
     pub flags: OFlag,
+    /// It is a named pipe, whose end to read from the reaper holds, under the same number.
+    pub reader: bool,
 }
 
 /// The payload's program.

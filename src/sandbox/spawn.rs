@@ -18,8 +18,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, fork, pipe2, setsid};
 
 use super::message::{CriuJob, Event};
-use super::mounts::{StepFailed, io, step};
 use super::plan::{Command, FIRST_PID, Plan, REAPER};
+use super::step::{SetupStep, StepFailed, io, step};
 use super::{helpers, identity};
 
 /// The reaper's pid is the one after. criu takes the low ones when it restores in the same pid namespace; after a
@@ -47,12 +47,13 @@ pub(super) fn payload(plan: &Plan, command: &Command) -> Result<Event, StepFaile
         if let Some(pid) = line.strip_prefix("pid ") {
             main = pid.parse().ok();
         } else if let Some((errno, what)) = line.strip_prefix("failed ").and_then(|rest| rest.split_once(' ')) {
-            return Ok(Event::ExecFailed { errno: errno.parse().unwrap_or(libc::EIO), step: what.to_owned() });
+            let step = serde_json::from_str(what).unwrap_or_else(|_| what.into());
+            return Ok(Event::ExecFailed { errno: errno.parse().unwrap_or(libc::EIO), step });
         }
     }
     match main {
         Some(main) => Ok(Event::Spawned { root: root.as_raw(), main }),
-        None => Ok(Event::ExecFailed { errno: libc::ECHILD, step: "start the reaper".to_owned() }),
+        None => Ok(Event::ExecFailed { errno: libc::ECHILD, step: "start the reaper".into() }),
     }
 }
 
@@ -63,7 +64,8 @@ pub(super) fn continue_pids_after(last: i32) -> Result<(), StepFailed> {
 
 fn become_reaper(plan: &Plan, command: &Command, writer: OwnedFd) -> ! {
     let say = |failed: &StepFailed| -> ! {
-        let line = format!("failed {} {}\n", failed.errno as i32, failed.step);
+        let step = serde_json::to_string(&failed.step).unwrap_or_default();
+        let line = format!("failed {} {step}\n", failed.errno as i32);
         let _ = nix::unistd::write(&writer, line.as_bytes());
         // SAFETY: _exit(2) ends this forked child without running anything of the parent's.
         unsafe { libc::_exit(127) }
@@ -88,8 +90,10 @@ fn become_reaper(plan: &Plan, command: &Command, writer: OwnedFd) -> ! {
         Err(failed) => say(&failed),
     };
     let _ = nix::unistd::write(&writer, format!("pid {main}\n").as_bytes());
+    let readers = hold_readers(command);
     // Not closed now: the pipe's end tells the init that the reaper has been executed too.
     close_on_exec_above(-1);
+    readers.iter().for_each(keep_on_exec);
     let arguments = [CString::from(c"condor-criu-reaper"), CString::new(main.to_string()).unwrap_or_default()];
     let reaper = CString::new(REAPER).unwrap_or_default();
     let _ = reset_signals(false);
@@ -97,6 +101,29 @@ fn become_reaper(plan: &Plan, command: &Command, writer: OwnedFd) -> ! {
     // The payload runs, its reaper does not: nobody would learn how it ends.
     // SAFETY: as above.
     unsafe { libc::_exit(127) }
+}
+
+/// Descriptor 1 of the reaper is closed at the signal after this one, 2 at the one after that (`reaper/main.rs`).
+pub(super) const CLOSE_SIGNAL: i32 = 40;
+
+/// Opens the ends to read from of the payload's streams, each under the stream's number.
+fn hold_readers(command: &Command) -> Vec<i32> {
+    let mut held = Vec::new();
+    for (number, stdio) in command.stdio.iter().enumerate().filter(|(_, stdio)| stdio.reader) {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let Ok(file) = open(&stdio.path, flags, Mode::empty()) else { continue };
+        let number = number as i32;
+        // SAFETY: the reaper that this process becomes has no other use for the number.
+        if unsafe { libc::dup2(file.as_raw_fd(), number) } == number {
+            held.push(number);
+        }
+    }
+    held
+}
+
+fn keep_on_exec(number: &i32) {
+    // SAFETY: changes a flag of a descriptor.
+    unsafe { libc::fcntl(*number, libc::F_SETFD, 0) };
 }
 
 fn become_payload(plan: &Plan, command: &Command) -> Result<std::convert::Infallible, StepFailed> {
@@ -147,7 +174,7 @@ fn become_payload(plan: &Plan, command: &Command) -> Result<std::convert::Infall
             Err(_) => {}
         }
     }
-    step("execute the program", Err(refused))
+    step(SetupStep::ExecuteProgram, Err(refused))
 }
 
 /// Where the program may be. A name without a slash is looked for in the job's directory first, where HTCondor puts

@@ -16,7 +16,7 @@ use nix::unistd::getppid;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::AsFd;
 
-use super::events::{self, Event};
+use super::shell::event::{self, Event};
 use crate::exit::Failure;
 
 /// The lock; it ends with the process, however that ends.
@@ -46,7 +46,7 @@ pub fn watch_starter(events: Sender<Event>) -> io::Result<()> {
     // 0: it is outside our pid namespace; 1: it is init, or has gone before we looked.
     let Some(parent) = Pid::from_raw(getppid().as_raw()).filter(|parent| !parent.is_init()) else { return Ok(()) };
     let starter = pidfd_open(parent, PidfdFlags::empty())?;
-    events::spawn("starter", move || {
+    event::spawn("starter", move || {
         let mut gone = [PollFd::new(starter.as_fd(), PollFlags::POLLIN)];
         while let Err(Errno::EINTR) = poll(&mut gone, PollTimeout::NONE) {}
         let _ = events.send(Event::StarterGone);

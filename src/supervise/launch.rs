@@ -13,12 +13,14 @@ use nix::unistd::{getegid, geteuid};
 use super::afresh;
 use super::bring_back::Opened;
 use super::choose::{self, Chosen};
+use super::machine::Rules;
 use super::streams::{self, Stream};
 use super::{alone, carry, environment, gate, needs, placeholders, trust};
 use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::manifest::Processor;
 use crate::checkpoint::{self, NotCarried, Place, commit};
-use crate::criu::{self, Criu, find};
+use crate::criu::{self, Criu, command, find};
+
 use crate::exit::Failure;
 use crate::host::baseline::Baseline;
 use crate::host::namespaces::UNMASK;
@@ -27,7 +29,8 @@ use crate::htcondor::Job;
 use crate::journal;
 use crate::sandbox::compat;
 use crate::sandbox::{
-    CRIU_DIR, Command, Identity, LAID_DIR, Plan, STATE_DIR, Sandbox, SandboxError, inside, supplementary_groups,
+    CRIU_DIR, Command, Identity, LAID_DIR, Plan, STATE_DIR, Sandbox, SandboxError, SetupStep, inside,
+    supplementary_groups,
 };
 use crate::settings::{Layer, Settings};
 
@@ -54,6 +57,10 @@ pub struct Launch {
     pub criu: Criu,
     /// The standard streams.
     pub streams: [Stream; 3],
+    /// The standard streams that the payload has open as pipes of ours, since its first start.
+    pub relayed: Vec<u8>,
+    /// Those of them whose end to read from the reaper holds.
+    pub readers: Vec<u8>,
     /// What stays out of checkpoints.
     pub not_carried: NotCarried,
     /// Who the payload is.
@@ -240,7 +247,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         None => needs::compat(program, &job, settings.compat),
     };
     let payload = opened.is_none().then(|| {
-        let mut command = command(program, arguments, &job, &job_dir, &streams, settings.cpu_baseline);
+        let mut command = payload_command(program, arguments, &job, &job_dir, &streams, settings.cpu_baseline);
         if compat.is_some() {
             compat::preload(&mut command.environment);
         }
@@ -269,12 +276,22 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         laid,
         payload,
     };
+    let (relayed, readers) = match &opened {
+        Some(opened) => (opened.manifest.relayed.clone(), opened.manifest.readers.clone()),
+        None => {
+            let relayed = (0..3).filter(|number| streams[usize::from(*number)] == Stream::Relayed);
+            let relayed: Vec<u8> = relayed.collect();
+            (relayed.clone(), relayed.into_iter().filter(|number| *number > 0).collect())
+        }
+    };
     let program = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
     Ok(Prepared::Launch(Box::new(Launch {
         job,
         settings,
         criu,
         streams,
+        relayed,
+        readers,
         not_carried,
         identity,
         groups,
@@ -293,6 +310,22 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
 }
 
 impl Launch {
+    /// What the machine goes by.
+    pub fn rules(&self) -> Rules {
+        Rules { code: self.job.checkpoint_code() }
+    }
+
+    /// Threads for the archive.
+    pub fn threads(&self) -> usize {
+        threads(&self.settings, &self.job)
+    }
+
+    /// Where criu works.
+    pub fn with_places<T>(&self, make: impl FnOnce(&command::Places<'_>) -> T) -> T {
+        let state = self.plan.inner_state_dir();
+        make(&command::Places { images: &state.join("images"), work: &state.join("work"), job: &self.plan.job_dir })
+    }
+
     /// A generation of this start is in its place.
     pub fn committed(&mut self) {
         self.place.look();
@@ -330,18 +363,14 @@ pub fn remedy(error: &SandboxError) -> Option<&'static str> {
             "user namespaces are forbidden here: by sysctl kernel.unprivileged_userns_clone = 0, by AppArmor \
              (kernel.apparmor_restrict_unprivileged_userns = 1), by a container's seccomp filter, or because this is a chroot",
         ),
-        SandboxError::Step { step, .. } if step.contains("/proc") => Some(UNMASK),
-        SandboxError::Step { step, errno: Errno::EPERM } if step.starts_with("map ") && geteuid().is_root() => Some(
+        SandboxError::Step { step: SetupStep::MountProc, .. } => Some(UNMASK),
+        SandboxError::Step { step: SetupStep::MapIdentity, errno: Errno::EPERM } if geteuid().is_root() => Some(
             "since Linux 5.12 root of a container may be mapped only with CAP_SETFCAP: run the job as another user of the container, or \
              let the administrator add that capability",
         ),
-        SandboxError::Step { step, errno: Errno::EPERM }
-            if step.starts_with("deny setgroups") || step.starts_with("map ") =>
-        {
-            Some(
-                "user namespaces are restricted here (AppArmor on Ubuntu 24.04): the administrator allows them for condor-criu",
-            )
-        }
+        SandboxError::Step { step: SetupStep::MapIdentity, errno: Errno::EPERM } => Some(
+            "user namespaces are restricted here (AppArmor on Ubuntu 24.04): the administrator allows them for condor-criu",
+        ),
         _ => None,
     }
 }
@@ -373,7 +402,7 @@ fn make_state_dir(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn command(
+fn payload_command(
     program: &OsString,
     arguments: &[OsString],
     job: &Job,

@@ -1,47 +1,44 @@
 //! `condor-criu run`: start or restore, supervise, checkpoint.
 //!
-//! The way: [`launch`] decides everything, the sandbox is made, then one loop ([`supervisor`]) answers one enum of events
-//! ([`events`]) with one enum of states, until there is an exit status. [`save`] and [`bring_back`] do the long work in
-//! threads, [`policy`] says when.
+//! The way: [`launch`] decides everything that must be known before the first event, and the sandbox is made. Then events become inputs of a
+//! pure [`machine`], and its actions are done by the [`shell`] around it, until there is an exit status. [`save`] and [`bring_back`] do
+//! the long work in threads, [`policy`] says when.
 
 mod afresh;
 pub mod alone;
 pub mod bring_back;
 mod carry;
-mod checkpointing;
 mod choose;
-mod early;
-mod ending;
 mod environment;
-mod events;
 mod gate;
 pub mod launch;
+mod machine;
 mod needs;
 mod placeholders;
 pub mod policy;
-mod restoring;
+mod relay;
 pub mod save;
-mod schedule;
-mod signals;
+mod shell;
 mod streams;
-mod supervisor;
 mod trust;
 pub mod wall_clock;
 pub mod window;
 mod within;
 
+use std::time::Duration;
+
 use signal_hook::iterator::Signals;
 
-pub use early::FIRST as EARLY_WORD;
 use launch::Prepared;
 pub use launch::RunOptions;
+pub use shell::early_scan::FIRST as EARLY_WORD;
 
 use crate::checkpoint::ended::EndRecord;
 use crate::exit::{Ended, Exit, Failure};
 use crate::htcondor::Job;
 use crate::htcondor::chirp::{Attribute, Chirp};
 use crate::journal;
-use supervisor::Supervisor;
+use shell::{Ending, Supervisor};
 
 /// The whole life of one `condor-criu run`.
 pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
@@ -50,13 +47,13 @@ pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
     // Kept: HTCondor's promises are answered at the very end, too.
     let job = Job::from_environment(options.scratch.as_deref())
         .map_err(|error| Failure::start("cannot use the scratch directory", error))?;
-    let (result, vacated) = match launch::prepare(options, job.clone()) {
+    let Ending { result, vacated } = match launch::prepare(options, job.clone()) {
         Ok(Prepared::Launch(launch)) => match Supervisor::start(*launch, signals) {
             Ok(supervisor) => supervisor.run(),
-            Err(failure) => (Err(failure), false),
+            Err(failure) => Ending { result: Err(failure), vacated: false },
         },
-        Ok(Prepared::Ended(record)) => (Ok(Exit::Payload(record.ended)), false),
-        Err(failure) => (Err(failure), false),
+        Ok(Prepared::Ended(record)) => Ending { result: Ok(Exit::Payload(record.ended)), vacated: false },
+        Err(failure) => Ending { result: Err(failure), vacated: false },
     };
     let exit = result.as_ref().map_or_else(|failure| failure.exit, |exit| *exit);
     // HTCondor will run us again: what it looks for now must not hold the job.
@@ -74,10 +71,19 @@ pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
     match &result {
         _ if vacated => {}
         Ok(Exit::Payload(ended)) => tell_the_end(&job, Some(*ended)),
-        Ok(Exit::AmbiguousCode) => tell_the_end(&job, None),
+        Ok(Exit::AmbiguousCode | Exit::OutputLost) => tell_the_end(&job, None),
         _ => {}
     }
     result
+}
+
+/// How long criu may take for this many bytes.
+fn patience(bytes: u64) -> Duration {
+    /// Bytes a second that even a slow disk and a busy processor manage; it only decides when criu is given up.
+    const SLOW: u64 = 20_000_000;
+    /// Given to criu whatever the size.
+    const WHATEVER: Duration = Duration::from_secs(120);
+    WHATEVER + Duration::from_secs(bytes / SLOW)
 }
 
 /// `condor_q -af ChirpCriuWarning` answers why a job does not start or comes back.

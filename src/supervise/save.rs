@@ -7,18 +7,19 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::wall_clock;
 use crate::checkpoint::archive::{Kind, Meta, Mtime, Summary, WriteOptions, Writer};
 use crate::checkpoint::manifest::Input;
 use crate::checkpoint::streaming::ArchiveSink;
 use crate::checkpoint::{Draft, Inputs, Manifest, NotCarried, Place, inventory};
-use crate::criu::stream::{Cancel, Capture, StreamError};
+use crate::criu::stream::{Cancel, Capture, Captured, Held, StreamError};
 use crate::host::files;
 
 /// Prefix of the scratch directory's files in the archive.
@@ -86,26 +87,42 @@ pub fn finished(
     let (draft, file) = Draft::create(&target.state_dir, target.place.clone())?;
     let options = target.options;
     let writer = Writer::create(file, options)?;
-    let work = move || done(Packer { stopped, draft, writer, began: target.began, unpacked: Cell::new(0) }.pack());
+    let work = move || {
+        done(
+            Packer { stopped, draft, writer, began: target.began, unpacked: Cell::new(0), still: Box::new(|| true) }
+                .pack(),
+        )
+    };
     std::thread::Builder::new().name("save".into()).spawn(work).map(drop)
 }
 
-/// A checkpoint that is being taken: a thread that takes criu's images as they come, and then waits for word of how criu
-/// ended.
+/// A checkpoint that is being taken: a thread that takes criu's images as they come, says when criu waits with the tree held, and
+/// then packs the rest.
 pub struct Saving {
-    go: Sender<Stopped>,
+    go: Option<Sender<Stopped>>,
     cancel: Cancel,
-    thread: JoinHandle<Option<String>>,
-    given_up: bool,
+    /// What criu waits for, as soon as it does.
+    held: Arc<Mutex<Option<Arc<Held>>>>,
+    has_held: Arc<AtomicBool>,
+    /// The archive must not be committed any more.
+    off: Arc<AtomicBool>,
+    /// Why the images could not be taken.
+    why: Receiver<String>,
+    thread: JoinHandle<()>,
+}
+
+/// What a [`Saving`] tells.
+pub enum Told {
+    /// Every image is there, and criu holds the tree.
+    Held,
+    /// The checkpoint is committed, or why not.
+    Packed(Result<Box<Committed>, String>),
 }
 
 impl Saving {
-    /// Opens the draft and listens for criu, which may be started after this. `done` is called with the end, if [`Saving::go_on`]
-    /// was.
-    pub fn begin(
-        target: Target,
-        done: impl FnOnce(Result<Committed, String>) + Send + 'static,
-    ) -> Result<Saving, String> {
+    /// Opens the draft and listens for criu, which may be started after this. `told` is called with [`Told::Held`], and after
+    /// [`Saving::go_on`] with [`Told::Packed`].
+    pub fn begin(target: Target, told: impl Fn(Told) + Send + 'static) -> Result<Saving, String> {
         let (draft, file) = Draft::create(&target.state_dir, target.place.clone())
             .map_err(|error| format!("cannot create the draft: {error}"))?;
         let options = target.options;
@@ -113,55 +130,87 @@ impl Saving {
         let capture = Capture::listen(&target.images).map_err(|error| error.to_string())?;
         let cancel = capture.cancel_handle();
         let (go, stopped) = crossbeam_channel::bounded::<Stopped>(1);
+        let (say_why, why) = crossbeam_channel::bounded(1);
         let began = target.began;
+        let held = Arc::new(Mutex::new(None));
+        let off = Arc::new(AtomicBool::new(false));
+        let has_held = Arc::new(AtomicBool::new(false));
+        let (held_there, has_held_there, off_there) = (Arc::clone(&held), Arc::clone(&has_held), Arc::clone(&off));
         let thread = std::thread::Builder::new().name("save".into()).spawn(move || {
             let sink = ArchiveSink::new(&writer);
-            match capture.run(&sink) {
-                Ok(_) => {}
-                Err(StreamError::Cancelled) => return None,
-                // criu may have ended well while the last images were still on their way: who waits for the end by now must hear of it.
-                Err(error) => match stopped.recv() {
-                    Ok(_) => {
-                        done(Err(format!("cannot pack: {error}")));
-                        return None;
-                    }
-                    Err(_) => return Some(error.to_string()),
-                },
-            }
+            let criu = match capture.run(&sink) {
+                Ok(Captured { held: Some(held), .. }) => Arc::new(held),
+                // It has failed, and says why when it ends.
+                Ok(Captured { held: None, .. }) | Err(StreamError::Cancelled) => return,
+                Err(error) => {
+                    let _ = say_why.send(error.to_string());
+                    return;
+                }
+            };
+            *held_there.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&criu));
+            has_held_there.store(true, Ordering::Release);
             let features = sink.features();
-            // Without a word criu has failed, and the draft goes away.
-            let Ok(mut stopped) = stopped.recv() else { return None };
+            told(Told::Held);
+            // Without a word it is not to be.
+            let Ok(mut stopped) = stopped.recv() else { return };
             stopped.manifest.kernel_features = features;
-            done(Packer { stopped, draft, writer, began, unpacked: Cell::new(0) }.pack());
-            None
+            let still = move || criu.holds() && !off_there.load(Ordering::Acquire);
+            let packer = Packer { stopped, draft, writer, began, unpacked: Cell::new(0), still: Box::new(still) };
+            told(Told::Packed(packer.pack().map(Box::new)));
         });
-        Ok(Saving { go, cancel, thread: thread.map_err(|error| error.to_string())?, given_up: false })
+        Ok(Saving {
+            go: Some(go),
+            cancel,
+            held,
+            has_held,
+            off,
+            why,
+            thread: thread.map_err(|error| error.to_string())?,
+        })
     }
 
     /// criu finds its pipes closed, fails, and puts everything back in the payload, which no signal would let it do.
-    pub fn give_up(&mut self) {
+    pub fn give_up(&self) {
         self.cancel.cancel();
-        self.given_up = true;
     }
 
-    /// Whether that has been done.
-    pub fn given_up(&self) -> bool {
-        self.given_up
+    /// criu waits: pack the rest and commit.
+    pub fn go_on(&mut self, stopped: Stopped) -> Result<(), String> {
+        let go = self.go.take().ok_or("it is packed already")?;
+        go.send(stopped).map_err(|_| "the images are not whole".to_owned())
     }
 
-    /// criu ended well: pack the rest and commit. An error is why the images are not whole after all.
-    pub fn go_on(self, stopped: Stopped) -> Result<(), String> {
-        match self.go.send(stopped) {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.end().unwrap_or_else(|| "the images are not whole".into())),
+    /// Nothing of this is committed from now on.
+    pub fn call_off(&mut self) {
+        self.off.store(true, Ordering::Release);
+        self.go = None;
+    }
+
+    /// criu lets the tree go on.
+    pub fn let_go(&mut self) {
+        self.go = None;
+        if let Some(held) = self.held.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            held.release();
         }
     }
 
+    /// Whether criu has waited: then it has not failed.
+    pub fn has_held(&self) -> bool {
+        self.has_held.load(Ordering::Acquire)
+    }
+
+    /// Whether its thread still works: on a disk that hangs, say.
+    pub fn works(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
     /// criu failed. Returns why the images could not be taken, if that was the cause.
-    pub fn end(self) -> Option<String> {
+    pub fn end(mut self) -> Option<String> {
+        /// What was under way ends at once, unless the disk hangs.
+        const AT_ONCE: Duration = Duration::from_secs(2);
         self.cancel.cancel();
-        drop(self.go);
-        self.thread.join().ok().flatten()
+        self.go = None;
+        self.why.recv_timeout(AT_ONCE).ok()
     }
 }
 
@@ -172,6 +221,8 @@ struct Packer {
     began: Instant,
     /// Bytes of the files that have been added.
     unpacked: Cell<u64>,
+    /// Whether what is packed is still what it was when criu had saved the memory.
+    still: Box<dyn Fn() -> bool>,
 }
 
 impl Packer {
@@ -198,6 +249,9 @@ impl Packer {
         let text = serde_json::to_vec_pretty(&manifest).map_err(|error| error.to_string())?;
         let Summary { bytes_written, .. } =
             self.writer.finish(&text).map_err(|error| format!("cannot pack: {error}"))?;
+        if !(self.still)() {
+            return Err("the tree went on before everything was packed".to_owned());
+        }
         self.draft.commit().map_err(|error| format!("cannot commit: {error}"))?;
         Ok(Committed { manifest, bytes: bytes_written, seconds: self.began.elapsed().as_secs_f64() })
     }

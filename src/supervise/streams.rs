@@ -2,28 +2,18 @@
 //!
 //! A descriptor that was opened outside the sandbox cannot be dumped, so each stream is opened again by its path inside:
 //! a file in the scratch directory as that file, `/dev/null` as such, and anything else (a terminal, a pipe, HTCondor's
-//! streamed output) as a named pipe in our directory, with a thread that carries the bytes.
+//! streamed output) as a named pipe in our directory, with a thread that carries the bytes ([`super::relay`]).
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use nix::fcntl::{OFlag, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::fcntl::OFlag;
 
 use super::within;
 use crate::checkpoint::manifest::StreamFile;
 use crate::sandbox::{STATE_DIR, StdioPath, inside};
-
-/// Bytes that one step carries; the size of a pipe.
-const STEP: usize = 64 * 1024;
 
 /// What one standard stream is on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,8 +48,6 @@ pub fn inside_sandbox(streams: &[Stream; 3], job_dir: &Path) -> [StdioPath; 3] {
             (_, 0) => OFlag::O_RDONLY,
             // At the end, as HTCondor does at a restart in place; CRIU then does not insist on the size either.
             (Stream::File(_), _) => OFlag::O_WRONLY | OFlag::O_APPEND,
-            // CRIU saves what is still in a pipe only if it sees an end that can be read (criu/pipes.c).
-            (Stream::Relayed, _) => OFlag::O_RDWR,
             _ => OFlag::O_WRONLY,
         };
         let path = match &streams[number] {
@@ -67,12 +55,15 @@ pub fn inside_sandbox(streams: &[Stream; 3], job_dir: &Path) -> [StdioPath; 3] {
             Stream::Null => "/dev/null".into(),
             Stream::Relayed => job_dir.join(fifo_name(number as u8)),
         };
-        StdioPath { path, flags }
+        // CRIU saves what is still in a pipe only if it sees an end that can be read (criu/pipes.c), and the payload must not have
+        // one: it would never see that its reader has gone.
+        let reader = number > 0 && streams[number] == Stream::Relayed;
+        StdioPath { path, flags, reader }
     })
 }
 
 /// Relative to the scratch directory.
-fn fifo_name(descriptor: u8) -> PathBuf {
+pub fn fifo_name(descriptor: u8) -> PathBuf {
     Path::new(STATE_DIR).join("stdio").join(descriptor.to_string())
 }
 
@@ -121,167 +112,11 @@ pub fn cut_back(recorded: &[StreamFile], scratch: &Path) -> io::Result<Vec<(Path
     Ok(missing)
 }
 
-/// Lets the relays carry, or holds them back between two steps.
-struct Gate {
-    closed: Mutex<bool>,
-    opened: Condvar,
-}
-
-impl Gate {
-    /// Waits until it is open; it stays open while the guard lives.
-    fn pass(&self) -> MutexGuard<'_, bool> {
-        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        self.opened.wait_while(closed, |closed| *closed).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, closed: bool) {
-        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = closed;
-        self.opened.notify_all();
-    }
-}
-
-/// The threads that carry bytes between this process's streams and the named pipes.
-pub struct Relays {
-    threads: Vec<JoinHandle<()>>,
-    gate: Arc<Gate>,
-    /// Closing it tells them to carry what is left and end.
-    end: Option<OwnedFd>,
-}
-
-impl Relays {
-    /// Makes the named pipes (before the payload opens them) for these descriptors.
-    pub fn prepare(descriptors: &[u8], scratch: &Path) -> io::Result<Vec<(u8, File)>> {
-        let mut pipes = Vec::new();
-        for &descriptor in descriptors {
-            let path = scratch.join(fifo_name(descriptor));
-            if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            if !path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
-                let _ = fs::remove_file(&path);
-                mkfifo(&path, Mode::from_bits_truncate(0o600))?;
-            }
-            // Both ends: the payload's open must not wait for us, nor ours for the payload.
-            let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-            pipes.push((descriptor, File::from(open(&path, flags, Mode::empty())?)));
-        }
-        Ok(pipes)
-    }
-
-    /// Makes the threads. They carry nothing before the first [`Relays::resume`]: a pipe that is filled and closed before the
-    /// payload has opened it would lose what is in it.
-    pub fn start(pipes: Vec<(u8, File)>) -> io::Result<Relays> {
-        let gate = Arc::new(Gate { closed: Mutex::new(true), opened: Condvar::new() });
-        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        let mut threads = Vec::new();
-        for (descriptor, pipe) in pipes {
-            let gate = Arc::clone(&gate);
-            let end = reader.try_clone()?;
-            let name = format!("stdio-{descriptor}");
-            let thread = std::thread::Builder::new().name(name).spawn(move || {
-                let done = match descriptor {
-                    0 => feed(pipe, &end, &gate),
-                    1 => carry(&pipe, io::stdout().lock(), &end, &gate),
-                    _ => carry(&pipe, io::stderr().lock(), &end, &gate),
-                };
-                if let Err(error) = done {
-                    tracing::warn!("descriptor {descriptor} is carried no further: {error}");
-                }
-            })?;
-            threads.push(thread);
-        }
-        Ok(Relays { threads, gate, end: Some(writer) })
-    }
-
-    /// Stops carrying: what is in the pipes from now on belongs to the checkpoint.
-    pub fn pause(&self) {
-        self.gate.set(true);
-    }
-
-    /// Carries again.
-    pub fn resume(&self) {
-        self.gate.set(false);
-    }
-
-    /// Carries what is left and ends.
-    pub fn finish(mut self) {
-        self.gate.set(false);
-        drop(self.end.take());
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Waits for `source` or the end; `true` means the end.
-fn wait(source: &impl AsFd, end: &OwnedFd) -> io::Result<bool> {
-    let mut watched = [PollFd::new(source.as_fd(), PollFlags::POLLIN), PollFd::new(end.as_fd(), PollFlags::POLLIN)];
-    match poll(&mut watched, PollTimeout::NONE) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    Ok(watched[1].any().unwrap_or(false))
-}
-
-fn carry(mut pipe: &File, mut to: impl Write, end: &OwnedFd, gate: &Gate) -> io::Result<()> {
-    let mut buffer = vec![0; STEP];
-    loop {
-        let ended = wait(pipe, end)?;
-        let _held = gate.pass();
-        loop {
-            match pipe.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => {
-                    to.write_all(&buffer[..length])?;
-                    to.flush()?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if ended {
-            return Ok(());
-        }
-    }
-}
-
-/// Our stdin to the payload. At its end the pipe is closed, and the payload reads the end too.
-fn feed(mut pipe: File, end: &OwnedFd, gate: &Gate) -> io::Result<()> {
-    let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut buffer = vec![0; STEP];
-    loop {
-        if wait(&stdin, end)? {
-            return Ok(());
-        }
-        let length = {
-            let _held = gate.pass();
-            stdin.read(&mut buffer)?
-        };
-        if length == 0 {
-            return Ok(());
-        }
-        let mut rest = &buffer[..length];
-        while !rest.is_empty() {
-            match pipe.write(rest) {
-                Ok(written) => rest = &rest[written..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let mut watched =
-                        [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT), PollFd::new(end.as_fd(), PollFlags::POLLIN)];
-                    let _ = poll(&mut watched, PollTimeout::NONE);
-                    if watched[1].any().unwrap_or(false) {
-                        return Ok(());
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
 
     #[test]
     fn later_output_is_cut_off_and_missing_output_is_told() {

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use super::events::{self, Event};
+use super::shell::event::{self, Event};
 use crate::checkpoint::manifest::Boot;
 use crate::sandbox::ClockReadings;
 
@@ -36,7 +36,7 @@ pub fn between(earlier: &Boot, later: &Boot) -> Option<f64> {
 /// A thread that tells whenever the wall clock has been set.
 pub fn watch(events: Sender<Event>) -> std::io::Result<()> {
     let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC)?;
-    events::spawn("clock", move || {
+    event::spawn("clock", move || {
         // It is never to come; timerfd_create(2): a wait for it ends with ECANCELED when the clock is set, which nix takes for an end
         // like any other.
         let never = Expiration::OneShot(TimeSpec::new(i64::from(i32::MAX) << 8, 0));

@@ -54,7 +54,11 @@ enum Current {
     Zero(u64),
 }
 
-type Ahead = Receiver<Result<Vec<u8>, ArchiveError>>;
+/// A thread that decodes ahead.
+struct Ahead {
+    receiver: Option<Receiver<Result<Vec<u8>, ArchiveError>>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
 
 /// Reads the content of one member from its start to its end.
 pub struct MemberReader {
@@ -155,7 +159,8 @@ impl MemberReader {
         let turn = self.data;
         self.data += 1;
         // A thread that could not be started, or has ended, leaves its pieces to be decoded here.
-        let ahead = self.ahead.get(turn % self.ahead.len().max(1)).and_then(|channel| channel.recv().ok());
+        let ahead =
+            self.ahead.get(turn % self.ahead.len().max(1)).and_then(|ahead| ahead.receiver.as_ref()?.recv().ok());
         let bytes = if let Some(decoded) = ahead {
             Bytes::Own(decoded?)
         } else if self.inner.frame(frame).is_some_and(|frame| len < frame.decoded as usize / 2) {
@@ -242,10 +247,21 @@ fn start(inner: &Arc<Inner>, number: usize, first: usize, count: usize) -> Ahead
         }
         shared.ahead.fetch_sub(1, Ordering::Relaxed);
     };
-    if std::thread::Builder::new().name("archive-ahead".into()).spawn(body).is_err() {
+    let thread = std::thread::Builder::new().name("archive-ahead".into()).spawn(body).ok();
+    if thread.is_none() {
         inner.ahead.fetch_sub(1, Ordering::Relaxed);
     }
-    receiver
+    Ahead { receiver: Some(receiver), thread }
+}
+
+impl Drop for Ahead {
+    /// Whoever makes a sandbox afterwards must have one thread.
+    fn drop(&mut self) {
+        drop(self.receiver.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl BufRead for MemberReader {

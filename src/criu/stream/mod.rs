@@ -25,8 +25,10 @@
 //!   pipes at once: some images are open from the start of a dump to its end, and at a restore the pages of all tasks are read in
 //!   parallel. Serving one pipe to its end before looking at another is a deadlock; here each has a thread.
 //! * The socket's end means that no more requests come; pipes may still carry data. There is no end mark and no length
-//!   anywhere, so a criu that was killed looks like one that is done. A dump is good only if criu *exits with 0* and every pipe has
-//!   reached its end: the first is for the caller to see, the second is what [`Capture::run`] returns.
+//!   anywhere, so a criu that was killed looks like one that is done. A dump is good only if criu *waits at `held.sock`* and every pipe
+//!   has reached its end: both are what [`Capture::run`] returns.
+//! * A dump's last word comes on a second socket, `held.sock`, which is ours and not criu's: the helper that is preloaded into criu connects to it
+//!   when every image has been written and the tasks are still held, and waits there until we close it.
 //! * The last request of a dump is for `inventory.img`, and the first one of a restore too.
 //! * If we close a pipe early at a dump, criu fails and the payload goes on unharmed. If we do at a restore, criu may wait for
 //!   ever: whoever gets an error from [`Serve::run`] must kill it.
@@ -42,7 +44,7 @@ mod socket;
 
 use std::io::{self, Read};
 
-pub use capture::{Capture, Captured};
+pub use capture::{Capture, Captured, Held};
 pub use serve::{Serve, Served};
 pub use socket::Cancel;
 
@@ -113,6 +115,11 @@ pub enum StreamError {
 impl StreamError {
     fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::Io { doing, source }
+    }
+
+    /// That it is time to stop is no error of the system.
+    fn cancelled_or(doing: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| if socket::stopped(&source) { Self::Cancelled } else { Self::Io { doing, source } }
     }
 
     fn protocol(what: impl Into<String>) -> Self {

@@ -70,18 +70,30 @@ impl Stop {
 
     /// Waits until `fd` is ready or has ended; an error when it is time to stop.
     pub fn wait(&self, fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
-        let mut fds = [PollFd::new(fd, what), PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
+        self.wait_any([PollFd::new(fd, what)]).map(drop)
+    }
+
+    /// Waits until one of two can be read; whether the first can.
+    pub fn wait_first(&self, first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> io::Result<bool> {
+        self.wait_any([first, second].map(|fd| PollFd::new(fd, PollFlags::POLLIN))).map(|ready| ready == 0)
+    }
+
+    /// Waits until one of them is ready or has ended; which is the first of these.
+    fn wait_any<const N: usize>(&self, wanted: [PollFd<'_>; N]) -> io::Result<usize> {
+        let mut fds: Vec<PollFd<'_>> =
+            wanted.into_iter().chain([PollFd::new(self.event.as_fd(), PollFlags::POLLIN)]).collect();
         loop {
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(e) => return Err(e.into()),
                 Ok(_) => {}
             }
-            if fds[1].any().unwrap_or(true) {
+            let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+            if fds.last().is_some_and(ready) {
                 return Err(io::Error::other(Stopped));
             }
-            if fds[0].any().unwrap_or(true) {
-                return Ok(());
+            if let Some(first) = fds.iter().position(ready) {
+                return Ok(first);
             }
         }
     }
@@ -161,12 +173,15 @@ impl Listener {
 
     /// Waits for criu.
     pub fn accept(&self) -> Result<UnixStream, StreamError> {
-        let accepting = StreamError::io("waiting for criu");
-        self.stop.wait(self.socket.as_fd(), PollFlags::POLLIN).map_err(|e| match stopped(&e) {
-            true => StreamError::Cancelled,
-            false => accepting(e),
-        })?;
-        Ok(self.socket.accept().map_err(&accepting)?.0)
+        const WAITING: &str = "waiting for criu";
+        self.stop.wait(self.socket.as_fd(), PollFlags::POLLIN).map_err(StreamError::cancelled_or(WAITING))?;
+        Ok(self.socket.accept().map_err(StreamError::io(WAITING))?.0)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -216,11 +231,9 @@ pub fn send_reply(connection: &UnixStream, exists: bool) -> Result<(), StreamErr
 
 /// The one byte that carries the end of a pipe.
 pub fn receive_pipe(connection: &UnixStream, stop: &Stop) -> Result<File, StreamError> {
-    let receiving = StreamError::io("receiving a pipe from criu");
-    stop.wait(connection.as_fd(), PollFlags::POLLIN).map_err(|e| match stopped(&e) {
-        true => StreamError::Cancelled,
-        false => receiving(e),
-    })?;
+    const RECEIVING: &str = "receiving a pipe from criu";
+    let receiving = StreamError::io(RECEIVING);
+    stop.wait(connection.as_fd(), PollFlags::POLLIN).map_err(StreamError::cancelled_or(RECEIVING))?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];

@@ -169,7 +169,8 @@ fn twelve_images_at_once_both_ways() {
     }
     drop(pipes);
     let bytes = (0..12).map(|n| content(n).len() as u64).sum();
-    assert_eq!(run.join().unwrap(), Captured { images: 12, bytes });
+    let captured = run.join().unwrap();
+    assert_eq!((captured.images, captured.bytes, captured.held.is_some()), (12, bytes, false));
     assert!(!dir.path().join("streamer-capture.sock").exists());
 
     let serve = Serve::listen(dir.path()).unwrap();
@@ -317,6 +318,7 @@ fn a_long_directory_can_be_listened_in() {
     std::os::unix::fs::symlink(&long, &short).unwrap();
     let socket = connect(&short, "streamer-capture.sock");
     drop(socket);
-    assert_eq!(capture.run(&*store("")).unwrap(), Captured::default());
+    let captured = capture.run(&*store("")).unwrap();
+    assert_eq!((captured.images, captured.held.is_some()), (0, false));
     assert!(!long.join("streamer-capture.sock").exists());
 }

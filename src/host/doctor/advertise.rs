@@ -48,7 +48,7 @@ pub fn advertise(settings: &Settings) -> Result<Exit, Failure> {
             lines.push(format!("CriuReason = {}", quoted(&why)));
         }
     }
-    println!("{}\n-", lines.join("\n"));
+    crate::say!("{}\n-", lines.join("\n"));
     Ok(Exit::Success)
 }
 

@@ -123,7 +123,7 @@ pub fn doctor(settings: &Settings, json: bool, trial: Option<&Trial>) -> Result<
     };
     if json {
         let text = serde_json::to_string_pretty(&report).map_err(|error| Failure::start("cannot print", error))?;
-        println!("{text}");
+        crate::say!("{text}");
     } else {
         print(&report);
     }
@@ -138,17 +138,17 @@ fn print(report: &Report<'_>) {
             Status::No => "NO",
             Status::Unknown => "-",
         };
-        println!("{:<16} {:<8} {}", check.name, word, check.detail);
+        crate::say!("{:<16} {:<8} {}", check.name, word, check.detail);
         if let Some(remedy) = &check.remedy {
-            println!("{:<25} what to do: {remedy}", "");
+            crate::say!("{:<25} what to do: {remedy}", "");
         }
     }
-    println!("never without privilege: {}", report.limits);
-    println!();
+    crate::say!("never without privilege: {}", report.limits);
+    crate::say!();
     match (report.ok, report.host) {
-        (true, _) => println!("Jobs can be checkpointed and restored on this host."),
-        (false, true) => println!("Jobs can be checkpointed on this host, but this program was not: see above."),
-        (false, false) => println!("Jobs cannot be checkpointed on this host: see each NO above."),
+        (true, _) => crate::say!("Jobs can be checkpointed and restored on this host."),
+        (false, true) => crate::say!("Jobs can be checkpointed on this host, but this program was not: see above."),
+        (false, false) => crate::say!("Jobs cannot be checkpointed on this host: see each NO above."),
     }
 }
 

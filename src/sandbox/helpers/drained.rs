@@ -7,7 +7,6 @@
 
 #[path = "../bare.rs"]
 mod bare;
-mod leave;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -100,13 +99,3 @@ fn wait_until_read(file: i32) {
         wait = (wait * 2).min(WAIT.1);
     }
 }
-
-/// Leaves a word that it is here: a program that is linked statically would never load it.
-extern "C" fn start() {
-    leave::leave(c"/.condor-criu/run/drained");
-}
-
-// SAFETY: the dynamic linker calls what is in this section once, with argc, argv and envp, which C lets a function ignore.
-#[used]
-#[unsafe(link_section = ".init_array")]
-static START: extern "C" fn() = start;

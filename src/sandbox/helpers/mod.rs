@@ -1,4 +1,4 @@
-//! Four small shared objects that are preloaded into criu, never into the payload.
+//! Five small shared objects that are preloaded into criu, never into the payload.
 //!
 //! [`DRAINED`]: criu moves the payload's memory into our pipes with splice(2), which copies nothing: what waits in a pipe are the very pages
 //! of the stopped process. criu then goes on, and to clean up it runs system calls inside that process, for which it writes the
@@ -12,6 +12,10 @@
 //! `/proc/self/mountinfo` says, is the device of the overlay. The helper lets criu's stat(2) answer with the overlay's. What it does is in
 //! `devices.rs`.
 //!
+//! [`HELD`], only for a dump: criu runs an action script when every image has been written and the tasks are still held, and lets them go on
+//! if that fails. The helper stands for the script: it connects to a socket of ours and waits until we close it: meanwhile the archive is
+//! written and committed. So no task is ever stopped by a signal, which its parent would see. What it does is in `held.rs`.
+//!
 //! [`RELEASED`], only for a restore: criu lets the restored tasks go one after the other (its `finalize_restore_detach`), and each runs from then on. One that was about to end
 //! its children, or all threads of its process, may do so before criu comes to them, and criu's restore would fail: "Unable to detach". Such a task has been
 //! restored and has ended since; the helper says so to criu. What it does is in `released.rs`.
@@ -23,15 +27,15 @@ use std::fs;
 use std::path::Path;
 
 use super::message::CriuJob;
-use super::mounts::StepFailed;
+use super::step::StepFailed;
 
 const DRAINED: &str = "/.condor-criu/drained.so";
 const DEVICES: &str = "/.condor-criu/devices.so";
+const HELD: &str = "/.condor-criu/held.so";
 const RELEASED: &str = "/.condor-criu/released.so";
-/// Made by [`DRAINED`] when it is loaded, in a place that only criu and the init write to.
-const LOADED: &str = "/.condor-criu/run/drained";
 const TOUCHING: &str = "/.condor-criu/touching.so";
-/// Made by [`TOUCHING`] before criu changes a process, and removed when criu lets go of them.
+/// Made by [`TOUCHING`] before criu changes a process, in a place that only criu and the init write to. Removed when criu has put
+/// everything back.
 const TOUCHED: &str = "/.condor-criu/run/touching";
 
 /// The helper for overlays that this build of condor-criu embeds.
@@ -52,6 +56,7 @@ fn released() -> &'static [u8] {
 pub(super) fn install(write: impl Fn(&str, &str, &[u8]) -> Result<(), StepFailed>) -> Result<(), StepFailed> {
     write(DRAINED, "criu's helper for pipes", drained())?;
     write(DEVICES, "criu's helper for overlays", devices())?;
+    write(HELD, "criu's helper for the commit", include_bytes!(concat!(env!("OUT_DIR"), "/held.so")))?;
     write(RELEASED, "criu's helper for a restore's end", released())?;
     write(TOUCHING, "criu's helper for a dump", include_bytes!(concat!(env!("OUT_DIR"), "/touching.so")))
 }
@@ -59,25 +64,24 @@ pub(super) fn install(write: impl Fn(&str, &str, &[u8]) -> Result<(), StepFailed
 /// What criu gets in its environment.
 pub(super) fn preload(job: CriuJob) -> String {
     let overlay = fs::read_to_string("/proc/self/mountinfo").is_ok_and(|text| text.lines().any(is_overlay));
-    let more = [(overlay, DEVICES), (job == CriuJob::Restore, RELEASED), (job == CriuJob::Dump, TOUCHING)];
+    let more = [
+        (overlay, DEVICES),
+        (job == CriuJob::Restore, RELEASED),
+        (job == CriuJob::Dump, TOUCHING),
+        (job == CriuJob::Dump, HELD),
+    ];
     let more = more.into_iter().filter_map(|(wanted, name)| wanted.then_some(name));
     format!("LD_PRELOAD={}", [DRAINED].into_iter().chain(more).collect::<Vec<_>>().join(":"))
 }
 
 /// Forgets what an earlier criu has left.
 pub(super) fn forget() {
-    let _ = fs::remove_file(LOADED);
     let _ = fs::remove_file(TOUCHED);
 }
 
 /// Whether criu has changed something in a process that it has not put back.
 pub(super) fn touching() -> bool {
     Path::new(TOUCHED).exists()
-}
-
-/// Whether criu has loaded them since.
-pub(super) fn loaded() -> bool {
-    Path::new(LOADED).exists()
 }
 
 /// proc_pid_mountinfo(5): the file system's type follows the field that is a hyphen.

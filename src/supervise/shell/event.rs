@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crossbeam_channel::Sender;
 
-use super::bring_back::Unpacked;
-use super::save::Committed;
+use super::super::bring_back::Unpacked;
+use super::super::relay;
+use super::super::save;
 use crate::exit::Failure;
 use crate::host::scan::Finding;
 use crate::sandbox;
@@ -23,13 +24,15 @@ pub enum Event {
     /// The wall clock has been set.
     ClockSet,
     /// The checkpoint's files are in place.
-    Unpacked(Result<Unpacked, Failure>),
+    Unpacked(Box<Result<Unpacked, Failure>>),
     /// What the payload has that cannot be carried, as of now.
     Scanned(Vec<Finding>),
     /// The images cannot be given to criu; the reason comes with criu's end.
     StreamBroken,
-    /// The checkpoint is committed, or why not.
-    Packed(Result<Box<Committed>, String>),
+    /// criu waits, or the checkpoint is committed, or why not.
+    Saving(save::Told),
+    /// The relays of the standard streams.
+    Relays(relay::Said),
 }
 
 /// A thread that turns signals into events. `signals` has been collecting them since the start.

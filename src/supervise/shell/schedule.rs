@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::policy;
-use super::supervisor::{State, Supervisor};
-use super::wall_clock;
+use super::super::{policy, wall_clock};
+use super::supervisor::Supervisor;
 use crate::checkpoint::Reason;
 use crate::settings::Interval;
 
@@ -12,13 +11,44 @@ use crate::settings::Interval;
 const RETRY: Duration = Duration::from_secs(5 * 60);
 /// Doublings of [`RETRY`]: up to 160 minutes.
 const RETRY_DOUBLINGS: u32 = 5;
+/// A cause that may be gone in a moment is tried again so soon.
+const SOON: Duration = Duration::from_secs(1);
+
+/// When the next checkpoint is due, and why.
+#[derive(Debug, Default)]
+pub struct Plan {
+    next: Option<(Instant, Reason)>,
+    /// When it would be due if no end of the slot were known.
+    regular: Option<Instant>,
+}
+
+impl Plan {
+    /// When it is due.
+    pub fn due(&self) -> Option<Instant> {
+        self.next.map(|(at, _)| at)
+    }
+
+    /// Why it is taken, if the time has come.
+    pub fn take_due(&mut self, now: Instant) -> Option<Reason> {
+        self.next.take_if(|(at, _)| *at <= now).map(|(_, reason)| reason)
+    }
+
+    /// In a moment.
+    pub fn soon(&mut self, reason: Reason) {
+        *self = Plan { next: Some((Instant::now() + SOON, reason)), regular: None };
+    }
+
+    /// Never.
+    pub fn none(&mut self) {
+        *self = Plan::default();
+    }
+}
 
 impl Supervisor {
     /// Sets the time of the next periodic checkpoint.
-    pub(super) fn schedule(&mut self) {
+    pub(super) fn schedule(&mut self, failures: u32) {
+        self.plan.none();
         let settings = &self.launch.settings;
-        self.next_checkpoint = None;
-        self.regular = None;
         // Without a code in the ad, HTCondor would take the exit after a periodic checkpoint for the job's end.
         if self.launch.job.checkpoint_code().is_none() || settings.interval == Interval::Never {
             return;
@@ -40,17 +70,17 @@ impl Supervisor {
         };
         let seed = format!("{} {}", self.launch.job.id().unwrap_or_default(), self.generation);
         let mut wait = wait.mul_f64(policy::jitter(&seed));
-        if self.failures > 0 {
-            wait = wait.max(RETRY * 2_u32.pow((self.failures - 1).min(RETRY_DOUBLINGS)));
+        if failures > 0 {
+            wait = wait.max(RETRY * 2_u32.pow((failures - 1).min(RETRY_DOUBLINGS)));
         }
-        self.regular = Some(Instant::now() + wait);
+        self.plan.regular = Some(Instant::now() + wait);
         self.mind_the_end();
     }
 
     /// The wall clock has been set, or the machine was asleep: the slot's end, which is a time of day, has come nearer or gone away. Nothing
     /// else here goes by that clock.
     pub(super) fn clock_set(&mut self) {
-        if self.state == State::Running && self.regular.is_some() {
+        if self.plan.regular.is_some() {
             tracing::warn!("the clock of this host has been set");
             self.mind_the_end();
         }
@@ -58,7 +88,7 @@ impl Supervisor {
 
     /// Before the slot's end if that comes before the regular time.
     fn mind_the_end(&mut self) {
-        let Some(regular) = self.regular else { return };
+        let Some(regular) = self.plan.regular else { return };
         let now = Instant::now();
         let cost = Duration::from_secs_f64(self.last_cost());
         let end = self.launch.job.machine.as_ref().and_then(policy::known_end);
@@ -69,15 +99,14 @@ impl Supervisor {
             Some(deadline) if deadline < regular => (deadline, Reason::Deadline),
             _ => (regular, Reason::Interval),
         };
-        self.next_reason = reason;
-        self.next_checkpoint = Some(at);
+        self.plan.next = Some((at, reason));
         let seconds = at.saturating_duration_since(now).as_secs_f64();
         tracing::info!(seconds, %reason, "next checkpoint");
     }
 
     /// Seconds that the last checkpoint cost the payload; before the first, what a small one costs.
     fn last_cost(&self) -> f64 {
-        /// Measured on a real pool: exit 85 to running again takes 1 to 2 s for a small job (htcondor-facts, section 10).
+        /// Measured on a real pool: exit 85 to running again takes 1 to 2 s for a small job (docs/measurements.md).
         const SMALL: f64 = 2.0;
         let frozen = self.last_cost.map_or(0.0, |cost| cost.frozen_seconds);
         self.history.gap_seconds.unwrap_or(frozen + SMALL)

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::events::{self, Event};
-use super::supervisor::{State, Supervisor};
+use super::super::machine::State;
+use super::event::{self, Event};
+use super::supervisor::Supervisor;
 use crate::host::scan::{self, Effect, Finding, Kind};
 use crate::htcondor::chirp::Attribute;
 use crate::sandbox::compat;
@@ -61,12 +62,12 @@ impl Supervisor {
         self.early.wait = (self.early.wait * FACTOR).min(RARELY);
         self.early.next = Some(Instant::now() + self.early.wait);
         // What is stopped or not yet there is looked at the next time.
-        if self.state != State::Running {
+        if !matches!(self.machine.state(), State::Running { .. }) {
             return;
         }
         compat::sweep(self.sandbox.shm());
         let (proc, network, sender) = (self.sandbox.proc(), self.launch.plan.network, self.sender.clone());
-        let looked = events::spawn("scan", move || drop(sender.send(Event::Scanned(scan::scan(&proc, network)))));
+        let looked = event::spawn("scan", move || drop(sender.send(Event::Scanned(scan::scan(&proc, network)))));
         if let Err(error) = looked {
             tracing::debug!("cannot look at the payload: {error}");
         }

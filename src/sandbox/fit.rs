@@ -1,0 +1,109 @@
+//! Whether what criu has saved is the whole payload, and can come back. It is looked at while criu holds the tree: what is
+//! wrong now would be wrong in the checkpoint.
+
+use std::fs;
+use std::path::Path;
+
+/// Why a checkpoint of this moment must not be committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// CRIU 4.2.1 would wait for ever at the restore: a child of the reaper has ended, and the reaper has not waited for it yet. It does as
+    /// soon as it goes on.
+    NotReaped(i32),
+    /// A process of the payload does not belong to the tree that is saved: the checkpoint would be without it.
+    LeftOut {
+        /// Its pid in the sandbox.
+        pid: i32,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Unfit {
+    /// Whether it is otherwise as soon as the tree goes on.
+    pub fn passes(&self) -> bool {
+        matches!(self, Unfit::NotReaped(_))
+    }
+}
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unfit::NotReaped(pid) => {
+                write!(f, "a process ended in the very moment of the checkpoint (process {pid})")
+            }
+            Unfit::LeftOut { pid, name } => {
+                write!(f, "process {pid} ({name}) has left the payload's tree, and the checkpoint would be without it")
+            }
+        }
+    }
+}
+
+/// A process as /proc/PID/stat tells it.
+struct Process {
+    pid: i32,
+    name: String,
+    state: char,
+    parent: i32,
+}
+
+/// Looks at every process in `proc`, the sandbox's, whose first process is the init. `root` is the root of the tree that criu saves.
+pub(super) fn look(proc: &Path, root: i32) -> Option<Unfit> {
+    let entries = fs::read_dir(proc).into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let processes: Vec<Process> = pids.filter_map(|pid| read(proc, pid)).collect();
+    if let Some(ended) = processes.iter().find(|process| process.state == 'Z' && process.parent == root) {
+        return Some(Unfit::NotReaped(ended.pid));
+    }
+    // What has ended is the init's to reap. criu has the name of its own executable, or of the loader that runs it.
+    let ours = |process: &&Process| {
+        process.parent == 1 && process.pid != root && process.state != 'Z' && !is_criu(proc, process.pid)
+    };
+    processes.iter().find(ours).map(|process| Unfit::LeftOut { pid: process.pid, name: process.name.clone() })
+}
+
+/// Whether it runs criu: nothing of the payload's can have this in its command line's place, because criu's folder is ours.
+fn is_criu(proc: &Path, pid: i32) -> bool {
+    let exe = fs::read_link(proc.join(pid.to_string()).join("exe"));
+    exe.is_ok_and(|exe| exe.starts_with(super::CRIU_DIR))
+        || fs::read(proc.join(pid.to_string()).join("comm")).is_ok_and(|comm| comm.starts_with(b"criu"))
+}
+
+/// proc_pid_stat(5): pid (comm) state ppid
+fn read(proc: &Path, pid: i32) -> Option<Process> {
+    let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
+    let (head, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    Some(Process {
+        pid,
+        name: head.split_once(" (")?.1.to_owned(),
+        state: fields.next()?.chars().next()?,
+        parent: fields.next()?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_outside_the_tree_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let add = |pid: i32, name: &str, state: char, parent: i32| {
+            let place = dir.path().join(pid.to_string());
+            fs::create_dir_all(&place).unwrap();
+            fs::write(place.join("stat"), format!("{pid} ({name}) {state} {parent} 1 1 0")).unwrap();
+            fs::write(place.join("comm"), format!("{name}\n")).unwrap();
+        };
+        add(1, "condor-criu-ini", 'S', 0);
+        add(7, "criu", 'S', 1);
+        add(300, "reaper", 't', 1);
+        add(301, "a) Z 300", 't', 300);
+        add(302, "gone", 'Z', 1);
+        assert_eq!(look(dir.path(), 300), None);
+        add(303, "sh", 't', 1);
+        assert_eq!(look(dir.path(), 300), Some(Unfit::LeftOut { pid: 303, name: "sh".into() }));
+        add(304, "sh", 'Z', 300);
+        assert_eq!(look(dir.path(), 300), Some(Unfit::NotReaped(304)));
+    }
+}
