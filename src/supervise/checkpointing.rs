@@ -221,6 +221,8 @@ impl Supervisor {
             streams: streams::sizes(&launch.streams, &launch.job.scratch),
             relayed: self.relayed.clone(),
             inputs: Vec::new(),
+            removed: Vec::new(),
+            sockets: Vec::new(),
             unpacked_bytes: None,
             files: carry::choose(
                 &self.sandbox.proc(),

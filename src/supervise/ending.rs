@@ -5,6 +5,7 @@ use std::path::Path;
 use super::launch::Launch;
 use super::supervisor::{State, Step, Supervisor};
 use super::{streams, within};
+use crate::checkpoint::tree;
 use crate::exit::{Ended, Exit, Failure};
 use crate::host::cpu;
 use crate::htcondor::advice::{ON_EXIT_REMOVE, takes_for_ours};
@@ -124,7 +125,7 @@ pub(super) fn clean_up(launch: &Launch) {
             tracing::warn!("cannot empty {}: {error}", path.display());
         }
     }
-    if let Err(error) = std::fs::remove_dir_all(launch.job.scratch.join(STATE_DIR)) {
+    if let Err(error) = tree::remove_all(&launch.job.scratch.join(STATE_DIR)) {
         tracing::warn!("cannot remove {STATE_DIR}: {error}");
     }
     streams::mark_changed(&launch.streams, &launch.job.scratch);

@@ -17,6 +17,7 @@ mod events;
 mod gate;
 pub mod launch;
 mod needs;
+mod pack;
 mod placeholders;
 pub mod policy;
 mod restoring;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::bring_back::{self, Serving, Unpacked};
+use super::bring_back::{self, Places, Serving, Unpacked};
 use super::events::{self, Event};
 use super::policy;
 use super::supervisor::{State, Step, Supervisor, patience};
@@ -34,9 +34,11 @@ impl Supervisor {
         let not_carried = self.launch.not_carried.clone();
         let shm = self.shm_path();
         let threads = self.threads();
+        let ours = !self.launch.settings.foreign;
         let sender = self.sender.clone();
         let unpack = events::spawn("unpack", move || {
-            let result = bring_back::unpack(&opened, &checkpoint, &scratch, &not_carried, &shm, threads);
+            let places = Places { scratch: &scratch, not_carried: &not_carried, shm: &shm, ours, threads };
+            let result = bring_back::unpack(&opened, &checkpoint, &places);
             let _ = sender.send(Event::Unpacked(result));
         });
         unpack.err().map(|error| Err(Failure::start("cannot start", error).with_exit(Exit::CannotRestoreHere)))
@@ -48,6 +50,7 @@ impl Supervisor {
             Ok(_) if self.vacate.is_some() => Some(Ok(self.checkpointed())),
             Ok(unpacked) => {
                 self.inputs = Arc::new(Mutex::new(unpacked.inputs));
+                self.finish = unpacked.finish;
                 // Given away: when it is served, its memory is free again.
                 let opened = self.launch.opened.take()?;
                 if let Some(ended) = opened.manifest.finished {
@@ -88,6 +91,7 @@ impl Supervisor {
             return Some(Err(self.failed_restore(&cause.why, cause.remedy)));
         };
         self.tree = Some(Tree { root, ..tree });
+        std::mem::take(&mut self.finish).finish_files(&self.shm_path());
         self.tell_init(&Request::Adopt { main: tree.main });
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::info!(generation = self.generation, seconds, "the payload runs again");

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use signal_hook::iterator::Signals;
 
 use super::alone;
-use super::bring_back::Serving;
+use super::bring_back::{Finish, Serving};
 use super::early::Early;
 use super::ending::clean_up;
 use super::events::{self, Event};
@@ -63,6 +63,8 @@ pub(super) struct Supervisor {
     /// The checkpoint that is being taken.
     pub(super) saving: Option<Saving>,
     pub(super) serving: Option<Serving>,
+    /// What is left to do for the files of a restore.
+    pub(super) finish: Finish,
     pub(super) inputs: Arc<Mutex<Inputs>>,
     events: Receiver<Event>,
     pub(super) sender: Sender<Event>,
@@ -177,6 +179,7 @@ impl Supervisor {
             relayed,
             saving: None,
             serving: None,
+            finish: Finish::default(),
             inputs: Arc::new(Mutex::new(inputs)),
             events,
             sender,
