@@ -147,7 +147,10 @@ pub struct Settings {
 impl Settings {
     /// Resolves the settings of a job. `flags` are what the command line says, `config` the file that `--config` names.
     pub fn resolve(flags: Layer, config: Option<&Path>, job: &Job) -> Result<Settings, Failure> {
-        let mut layers = vec![flags, environment(std::env::vars())];
+        // Ours are text; the others may be anything.
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let mut layers = vec![flags, environment(variables)];
         if let Some(ad) = &job.ad {
             layers.push(job_ad(ad));
         }

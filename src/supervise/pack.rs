@@ -219,16 +219,24 @@ fn meta(name: &Path, kind: Kind, stat: &Stat) -> Meta {
     meta
 }
 
-/// Bytes of the value of an attribute at most: XATTR_SIZE_MAX of Linux.
+/// Bytes of the names of a file's attributes, in most cases.
+const NAMES: usize = 1024;
+/// Bytes of the value of an attribute, and of all names, at most: XATTR_SIZE_MAX and XATTR_LIST_MAX of Linux.
 const VALUE: usize = 64 << 10;
 
 /// The attributes that a user may give, and ACLs. What cannot be read has none.
 fn attributes(file: impl AsFd) -> Vec<Xattr> {
     let file = file.as_fd();
-    // Most files have none.
-    let Ok(length @ 1..) = flistxattr(file, &mut [0_u8; 0]) else { return Vec::new() };
-    let mut names = vec![0_u8; length];
-    let Ok(length) = flistxattr(file, &mut names[..]) else { return Vec::new() };
+    let mut names = vec![0_u8; NAMES];
+    let length = match flistxattr(file, &mut names[..]) {
+        // Most files have none.
+        Ok(0) => return Vec::new(),
+        Err(rustix::io::Errno::RANGE) => {
+            names.resize(VALUE, 0);
+            flistxattr(file, &mut names[..]).unwrap_or(0)
+        }
+        other => other.unwrap_or(0),
+    };
     let names = names.get(..length).unwrap_or_default().split(|byte| *byte == 0);
     let ours = names.filter(|name| name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_"));
     let read = |name: &[u8]| {

@@ -71,16 +71,16 @@ impl Target<'_> {
             self.buffer.resize(there, 0);
             self.file.read_exact_at(&mut self.buffer, at)?;
             if self.buffer == bytes[..there] {
-                return self.new(&bytes[there..], at + there as u64);
+                return self.fresh(&bytes[there..], at + there as u64);
             }
             self.end = self.end.max(at + bytes.len() as u64);
             return self.file.write_all_at(bytes, at);
         }
-        self.new(bytes, at)
+        self.fresh(bytes, at)
     }
 
     /// Where nothing is yet: blocks of zeros stay holes.
-    fn new(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
+    fn fresh(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
         let mut from = None;
         for (number, block) in bytes.chunks(BLOCK).enumerate() {
             let offset = number * BLOCK;

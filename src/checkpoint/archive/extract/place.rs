@@ -218,7 +218,7 @@ pub(super) fn set_attributes(file: BorrowedFd<'_>, member: &Member, acls: bool) 
     for attribute in &member.xattrs {
         let name = attribute.name.as_path();
         let bytes = attribute.name.as_bytes();
-        if !bytes.starts_with(b"user.") && !(acls && bytes.starts_with(b"system.posix_acl_")) {
+        if !(bytes.starts_with(b"user.") || acls && bytes.starts_with(b"system.posix_acl_")) {
             continue;
         }
         if let Err(error) = fsetxattr(file, name, attribute.value.as_bytes(), XattrFlags::empty()) {
