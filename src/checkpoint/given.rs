@@ -106,6 +106,11 @@ impl Inputs {
         true
     }
 
+    /// Whether it is an input that has not been changed, as far as its time tells.
+    pub fn is_as_given(&self, entry: &Entry) -> bool {
+        self.known.get(&entry.path).is_some_and(|(stamp, _)| *stamp == Stamp::of(&entry.stat))
+    }
+
     /// The input at this entry, if it is unchanged. `blind`: the file system's clock does not tell.
     pub fn unchanged(&self, tree: &Tree, entry: &Entry, blind: bool) -> Option<Input> {
         let (stamp, known) = self.known.get(&entry.path)?;

@@ -69,6 +69,11 @@ pub fn walk(scratch: &mut Tree, not_carried: &NotCarried) -> io::Result<Vec<Entr
     scratch.walk(|path| not_carried.excludes(path))
 }
 
+/// The same as far as nothing is closed, while the payload runs.
+pub fn look(scratch: &mut Tree, not_carried: &NotCarried) -> io::Result<Vec<Entry>> {
+    scratch.look(|path| not_carried.excludes(path))
+}
+
 /// Removes what neither the checkpoint (`carried`, `inputs`) nor HTCondor knows: it was written after the checkpoint, or
 /// came back from the spool, which never forgets a file. `gone` are hidden files that the payload had removed. Returns what was removed.
 pub fn remove_unknown(

@@ -244,6 +244,9 @@ pub struct Cost {
     pub frozen_seconds: f64,
     /// Resident memory of the payload when the dump began, in bytes.
     pub resident_bytes: u64,
+    /// Bytes on the disk of the files that are carried, holes left out.
+    #[serde(default)]
+    pub file_bytes: u64,
     /// How much work the packing was, relative to none.
     #[serde(default)]
     pub effort: Option<f64>,

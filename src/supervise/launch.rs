@@ -221,7 +221,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     let host = uname.nodename().to_string_lossy().into_owned();
     if let Some(opened) = &opened {
         gate::pass(&opened.manifest, &gate::Here { flags: &here, kernel: &kernel, criu: criu.version })?;
-        trust::fits(&checkpoint, opened, &job.scratch)?;
+        trust::fits(&checkpoint, opened, &job.scratch, &not_carried)?;
     }
     // What it was started with, it may use on every later host.
     let cpu = opened.as_ref().map_or_else(

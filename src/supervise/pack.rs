@@ -34,6 +34,8 @@ pub struct Packer {
     pub began: Instant,
     /// Bytes of the files that have been added.
     pub unpacked: Cell<u64>,
+    /// And on the disk.
+    pub stored: Cell<u64>,
 }
 
 impl Packer {
@@ -42,6 +44,7 @@ impl Packer {
         self.add_all().map_err(|error| format!("cannot pack: {error}"))?;
         let mut manifest = self.stopped.manifest;
         manifest.unpacked_bytes = Some(self.unpacked.get());
+        manifest.cost.file_bytes = self.stored.get();
         manifest.created = wall_clock::now();
         manifest.host.boot = wall_clock::boot();
         manifest.cost.frozen_seconds = self.began.elapsed().as_secs_f64();
@@ -194,6 +197,7 @@ impl Packer {
             match kind {
                 Kind::File => {
                     let file = tree.read(&entry)?;
+                    self.stored.set(self.stored.get().saturating_add(stat.stored()));
                     meta.xattrs = attributes(&file);
                     self.add_file(meta, &file)?;
                 }

@@ -13,7 +13,7 @@ use crossbeam_channel::Sender;
 use super::pack::Packer;
 use crate::checkpoint::archive::{WriteOptions, Writer};
 use crate::checkpoint::streaming::ArchiveSink;
-use crate::checkpoint::tree::Tree;
+use crate::checkpoint::tree::{Entry, Tree};
 use crate::checkpoint::{Draft, Inputs, Manifest, NotCarried, Place, inventory};
 use crate::criu::stream::{Cancel, Capture, StreamError};
 
@@ -82,7 +82,11 @@ pub fn finished(
     let (draft, file) = Draft::create(&target.state_dir, target.place.clone())?;
     let options = target.options;
     let writer = Writer::create(file, options)?;
-    let work = move || done(Packer { stopped, draft, writer, began: target.began, unpacked: Cell::new(0) }.pack());
+    let work = move || {
+        done(
+            Packer { stopped, draft, writer, began: target.began, unpacked: Cell::new(0), stored: Cell::new(0) }.pack(),
+        )
+    };
     std::thread::Builder::new().name("save".into()).spawn(work).map(drop)
 }
 
@@ -128,7 +132,7 @@ impl Saving {
             // Without a word criu has failed, and the draft goes away.
             let Ok(mut stopped) = stopped.recv() else { return None };
             stopped.manifest.kernel_features = features;
-            done(Packer { stopped, draft, writer, began, unpacked: Cell::new(0) }.pack());
+            done(Packer { stopped, draft, writer, began, unpacked: Cell::new(0), stored: Cell::new(0) }.pack());
             None
         });
         Ok(Saving { go, cancel, thread: thread.map_err(|error| error.to_string())?, given_up: false })
@@ -174,4 +178,18 @@ pub fn remove_link_remaps(scratch: &Path, not_carried: &NotCarried) {
             let _ = tree.remove(&entry.path);
         }
     }
+}
+
+/// Bytes on the disk of the files that a checkpoint would carry now, as far as they can be seen.
+pub fn bytes_of_files(scratch: &Path, not_carried: &NotCarried, inputs: &Mutex<Inputs>, shm: &Path) -> u64 {
+    let stored = |entries: Vec<Entry>| {
+        let files = entries.iter().filter(|entry| entry.stat.is_file());
+        files.map(|entry| entry.stat.stored()).fold(0, u64::saturating_add)
+    };
+    let shm = Tree::open(shm).and_then(|mut tree| tree.look(|_| false)).unwrap_or_default();
+    // Held while a large input is read, for which nobody waits here.
+    let Ok(inputs) = inputs.try_lock() else { return stored(shm) };
+    let mut work = Tree::open(scratch).and_then(|mut tree| inventory::look(&mut tree, not_carried)).unwrap_or_default();
+    work.retain(|entry| !inputs.is_as_given(entry));
+    stored(work).saturating_add(stored(shm))
 }

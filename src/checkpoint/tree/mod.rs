@@ -70,11 +70,19 @@ impl Tree {
         self.walk_from(PathBuf::new(), LIST, excluded)
     }
 
+    /// The same without what is closed: nothing is opened up, and nobody can see that someone has looked.
+    pub fn look(&mut self, excluded: impl Fn(&Path) -> bool) -> io::Result<Vec<Entry>> {
+        self.walk_from(PathBuf::new(), 0, excluded)
+    }
+
     fn walk_from(&mut self, from: PathBuf, need: u32, excluded: impl Fn(&Path) -> bool) -> io::Result<Vec<Entry>> {
         let mut found = Vec::new();
         let mut open = vec![from];
         while let Some(directory) = open.pop() {
-            let handle = self.directory(&directory, need).map_err(|error| named(&directory, error))?;
+            let handle = match self.directory(&directory, need) {
+                Err(error) if need == 0 && error.kind() == io::ErrorKind::PermissionDenied => continue,
+                other => other.map_err(|error| named(&directory, error))?,
+            };
             for entry in fs::read_dir(in_proc(&handle))? {
                 let name = entry?.file_name();
                 let path = directory.join(&name);
@@ -84,6 +92,7 @@ impl Tree {
                 let stat = match fstatat(&handle, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                     Ok(stat) => Stat::from(stat),
                     Err(Errno::ENOENT) => continue,
+                    Err(Errno::EACCES) if need == 0 => continue,
                     Err(errno) => return Err(named(&path, errno.into())),
                 };
                 if stat.is_dir() {

@@ -230,17 +230,21 @@ pub fn scan(proc: &Path, network: Network) -> Vec<Finding> {
 
 /// Why the processes that `proc` shows must not be dumped, if so: what CRIU would save without an error and restore wrongly, or nowhere.
 pub fn wrong_if_restored(proc: &Path) -> Option<String> {
+    let told = |pid: u32, kind| {
+        let name = fs::read_to_string(proc.join(pid.to_string()).join("comm")).unwrap_or_default();
+        Finding { pid, name: name.trim().to_owned(), kind, others: 0 }.to_string()
+    };
     let mut kinds = BTreeSet::new();
-    for process in processes(proc) {
+    let processes = processes(proc);
+    for process in &processes {
         mappings::look_for_memfds(&process.path, &mut kinds);
         descriptors::look_for_semaphores(&process.path, &mut kinds);
         restorable::look(proc, &process.path, &mut kinds);
         if let Some(kind) = kinds.pop_first() {
-            let name = fs::read_to_string(process.path.join("comm")).unwrap_or_default();
-            return Some(Finding { pid: process.pid, name: name.trim().to_owned(), kind, others: 0 }.to_string());
+            return Some(told(process.pid, kind));
         }
     }
-    None
+    restorable::pipes(&processes).map(|(pid, kind)| told(pid, kind))
 }
 
 fn processes(proc: &Path) -> Vec<Process> {
