@@ -6,7 +6,6 @@
 mod values;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -148,7 +147,10 @@ pub struct Settings {
 impl Settings {
     /// Resolves the settings of a job. `flags` are what the command line says, `config` the file that `--config` names.
     pub fn resolve(flags: Layer, config: Option<&Path>, job: &Job) -> Result<Settings, Failure> {
-        let mut layers = vec![flags, environment(ours(std::env::vars_os()))];
+        // Ours are text; the others may be anything.
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let mut layers = vec![flags, environment(variables)];
         if let Some(ad) = &job.ad {
             layers.push(job_ad(ad));
         }
@@ -162,12 +164,6 @@ impl Settings {
 }
 
 /// `CONDOR_CRIU_INTERVAL=1h` → interval. Other variables with that prefix are not ours to judge.
-/// Those variables that are settings. Others may be no text at all: a scratch directory's name is any bytes.
-fn ours(all: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<Item = (String, String)> {
-    let text = |text: OsString| text.to_string_lossy().into_owned();
-    all.map(move |(name, value)| (text(name), text(value)))
-}
-
 fn environment(variables: impl Iterator<Item = (String, String)>) -> Layer {
     let values = variables.filter_map(|(name, value)| {
         let key = name.strip_prefix("CONDOR_CRIU_")?.to_ascii_lowercase();

@@ -3,13 +3,12 @@
 //! Three kinds of file: HTCondor's and ours (never carried), inputs that the job was given and has not touched (not
 //! carried, but named with their digest, because HTCondor brings them again), and everything else (carried).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fs::{self, File, Metadata};
+use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::manifest::Input;
+use super::tree::{Entry, Tree};
 use crate::sandbox::STATE_DIR;
 
 /// Names at the top level that a starter makes; they belong to one host and are made anew on the next.
@@ -29,26 +28,6 @@ const HTCONDORS: [&str; 12] = [
 ];
 /// What is carried of our own directory: the payload's `/tmp` and `/var/tmp`.
 const OURS_CARRIED: [&str; 2] = ["tmp", "vartmp"];
-
-/// A file's state, by which a change is seen: every write moves the change time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Stamp {
-        Stamp {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.len(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
 
 /// Which entries of the scratch directory are not the payload's.
 #[derive(Debug, Clone, Default)]
@@ -86,132 +65,39 @@ impl NotCarried {
 }
 
 /// Every entry of the scratch directory that is the payload's or an input, parents before their content.
-///
-/// # Errors
-/// An entry that vanishes meanwhile is left out; another failure to read a directory is an error.
-pub fn walk(scratch: &Path, not_carried: &NotCarried) -> io::Result<Vec<(PathBuf, Metadata)>> {
-    let mut found = Vec::new();
-    let mut open = vec![PathBuf::new()];
-    while let Some(directory) = open.pop() {
-        for entry in fs::read_dir(scratch.join(&directory))? {
-            let entry = entry?;
-            let path = directory.join(entry.file_name());
-            if not_carried.excludes(&path) {
-                continue;
-            }
-            let metadata = match entry.metadata() {
-                Ok(metadata) => metadata,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            if metadata.is_dir() {
-                open.push(path.clone());
-            }
-            found.push((path, metadata));
-        }
-    }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(found)
+pub fn walk(scratch: &mut Tree, not_carried: &NotCarried) -> io::Result<Vec<Entry>> {
+    scratch.walk(|path| not_carried.excludes(path))
 }
 
-/// The inputs of a job, from its first start or from a checkpoint, with their digests as far as they are known.
-#[derive(Debug, Default)]
-pub struct Inputs {
-    known: BTreeMap<PathBuf, (Stamp, Option<String>)>,
-    /// Those whose digest is still to be read.
-    pending: Vec<PathBuf>,
-}
-
-impl Inputs {
-    /// At the first start everything that is there is an input.
-    pub fn at_first_start(scratch: &Path, not_carried: &NotCarried) -> io::Result<Inputs> {
-        let files = walk(scratch, not_carried)?.into_iter().filter(|(_, metadata)| metadata.is_file());
-        let known: BTreeMap<_, _> = files.map(|(path, metadata)| (path, (Stamp::of(&metadata), None))).collect();
-        Ok(Inputs { pending: known.keys().cloned().collect(), known })
-    }
-
-    /// After a restore the inputs are those that the checkpoint names, if they are what they were.
-    ///
-    /// # Errors
-    /// What is wrong with the first one that is missing or differs.
-    pub fn of_checkpoint(scratch: &Path, inputs: &[Input]) -> Result<Inputs, String> {
-        let mut known = BTreeMap::new();
-        for input in inputs {
-            let path = scratch.join(&input.path);
-            let shown = input.path.display();
-            let metadata =
-                path.symlink_metadata().map_err(|error| format!("the input file {shown} is missing: {error}"))?;
-            if !metadata.is_file() {
-                return Err(format!("the input file {shown} is no regular file"));
-            }
-            if metadata.len() != input.size {
-                return Err(format!("the input file {shown} has {} bytes, not {}", metadata.len(), input.size));
-            }
-            match digest(&path) {
-                Ok(found) if found == input.digest => {}
-                Ok(_) => return Err(format!("the input file {shown} has another content")),
-                Err(error) => return Err(format!("the input file {shown} cannot be read: {error}")),
-            }
-            known.insert(input.path.clone(), (Stamp::of(&metadata), Some(input.digest.clone())));
-        }
-        Ok(Inputs { known, pending: Vec::new() })
-    }
-
-    /// Reads one more input whose digest is not known yet; `false` when there is none. What changes meanwhile is no
-    /// input any more.
-    pub fn digest_one(&mut self, scratch: &Path) -> bool {
-        let Some(path) = self.pending.pop() else { return false };
-        let Some(stamp) = self.known.get(&path).map(|(stamp, _)| *stamp) else { return true };
-        let full = scratch.join(&path);
-        let found = digest(&full).ok();
-        let unchanged = full.symlink_metadata().is_ok_and(|metadata| Stamp::of(&metadata) == stamp);
-        match found {
-            Some(found) if unchanged => drop(self.known.insert(path, (stamp, Some(found)))),
-            _ => drop(self.known.remove(&path)),
-        }
-        true
-    }
-
-    /// The input at this path, if it is unchanged.
-    pub fn unchanged(&self, path: &Path, metadata: &Metadata) -> Option<Input> {
-        let (stamp, digest) = self.known.get(path)?;
-        (*stamp == Stamp::of(metadata))
-            .then(|| Some(Input { path: path.to_path_buf(), size: stamp.size, digest: digest.clone()? }))?
-    }
-}
-
-fn digest(path: &Path) -> io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
-    Ok(hasher.finalize().to_hex().to_string())
+/// The same as far as nothing is closed, while the payload runs.
+pub fn look(scratch: &mut Tree, not_carried: &NotCarried) -> io::Result<Vec<Entry>> {
+    scratch.look(|path| not_carried.excludes(path))
 }
 
 /// Removes what neither the checkpoint (`carried`, `inputs`) nor HTCondor knows: it was written after the checkpoint, or
-/// came back from the spool, which never forgets a file. Returns what was removed.
+/// came back from the spool, which never forgets a file. `gone` are hidden files that the payload had removed. Returns what was removed.
 pub fn remove_unknown(
     scratch: &Path,
     not_carried: &NotCarried,
     carried: &BTreeSet<PathBuf>,
     inputs: &[Input],
+    gone: &BTreeSet<PathBuf>,
 ) -> io::Result<Vec<PathBuf>> {
     let inputs: BTreeSet<&Path> = inputs.iter().map(|input| input.path.as_path()).collect();
     // Directories that hold an input may be ones that HTCondor made for it.
     let holders: HashSet<&Path> = inputs.iter().flat_map(|input| input.ancestors().skip(1)).collect();
+    let mut tree = Tree::open(scratch)?;
     let mut removed: Vec<PathBuf> = Vec::new();
-    for (path, metadata) in walk(scratch, not_carried)? {
+    for Entry { path, stat } in walk(&mut tree, not_carried)? {
         let known = carried.contains(&path) || inputs.contains(path.as_path());
         // Paths are in order, part by part: what is below a directory follows it at once.
-        let gone = removed.last().is_some_and(|above| path.starts_with(above));
-        let holds_input = metadata.is_dir() && holders.contains(path.as_path());
-        if known || gone || holds_input || not_carried.may_be_the_hosts(&path) {
+        let already = removed.last().is_some_and(|above| path.starts_with(above));
+        let holds_input = stat.is_dir() && holders.contains(path.as_path());
+        let hosts = not_carried.may_be_the_hosts(&path) && !gone.contains(&path);
+        if known || already || holds_input || hosts {
             continue;
         }
-        let full = scratch.join(&path);
-        if metadata.is_dir() {
-            fs::remove_dir_all(&full)?
-        } else {
-            fs::remove_file(&full)?
-        }
+        tree.remove(&path)?;
         removed.push(path);
     }
     Ok(removed)
@@ -220,6 +106,8 @@ pub fn remove_unknown(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Inputs;
+    use std::fs;
 
     #[test]
     fn changed_files_are_carried_and_unchanged_inputs_are_named() {
@@ -236,14 +124,12 @@ mod tests {
         while inputs.digest_one(dir.path()) {}
         fs::write(at("changed"), "changed").unwrap();
         fs::write(at("new"), "new").unwrap();
-        let walked = walk(dir.path(), &not_carried).unwrap();
-        let names: Vec<&str> = walked.iter().map(|(path, _)| path.to_str().unwrap()).collect();
+        let mut tree = Tree::open(dir.path()).unwrap();
+        let walked = walk(&mut tree, &not_carried).unwrap();
+        let names: Vec<&str> = walked.iter().map(|entry| entry.path.to_str().unwrap()).collect();
         assert_eq!(names, [".condor-criu", ".condor-criu/tmp", ".condor-criu/tmp/t", "changed", "in", "new"]);
-        let unchanged: Vec<PathBuf> = walked
-            .iter()
-            .filter_map(|(path, metadata)| inputs.unchanged(path, metadata))
-            .map(|input| input.path)
-            .collect();
+        let unchanged: Vec<PathBuf> =
+            walked.iter().filter_map(|entry| inputs.unchanged(&tree, entry, false)).map(|input| input.path).collect();
         assert_eq!(unchanged, [PathBuf::from(".condor-criu/tmp/t"), PathBuf::from("in")]);
     }
 
@@ -253,13 +139,14 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         fs::create_dir_all(at("late/deep")).unwrap();
         fs::create_dir_all(at("given")).unwrap();
-        for name in ["kept", "given/in", "late/deep/x", "late.txt", ".job.ad", ".some_new_starter_file"] {
+        for name in ["kept", "given/in", "late/deep/x", "late.txt", ".job.ad", ".some_new_starter_file", ".gone"] {
             fs::write(at(name), name).unwrap();
         }
         let carried = BTreeSet::from([PathBuf::from("kept")]);
         let input = Input { path: "given/in".into(), size: 8, digest: String::new() };
-        let removed = remove_unknown(dir.path(), &NotCarried::new([]), &carried, &[input]).unwrap();
-        assert_eq!(removed, [PathBuf::from("late"), PathBuf::from("late.txt")]);
+        let gone = BTreeSet::from([PathBuf::from(".gone")]);
+        let removed = remove_unknown(dir.path(), &NotCarried::new([]), &carried, &[input], &gone).unwrap();
+        assert_eq!(removed, [".gone", "late", "late.txt"].map(PathBuf::from));
         assert!(at("kept").exists() && at("given/in").exists() && at(".some_new_starter_file").exists());
     }
 
@@ -272,19 +159,9 @@ mod tests {
         for name in ["late/deep/x", "late/y", "late-2", "late.txt", "later"] {
             fs::write(at(name), name).unwrap();
         }
-        let removed = remove_unknown(dir.path(), &NotCarried::new([]), &BTreeSet::new(), &[]).unwrap();
+        let removed =
+            remove_unknown(dir.path(), &NotCarried::new([]), &BTreeSet::new(), &[], &BTreeSet::new()).unwrap();
         assert_eq!(removed, ["late", "late-2", "late.txt", "later"].map(PathBuf::from));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn an_input_with_another_content_is_noticed() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("in"), "abc").unwrap();
-        let input = Input { path: "in".into(), size: 3, digest: blake3::hash(b"abc").to_hex().to_string() };
-        assert!(Inputs::of_checkpoint(dir.path(), std::slice::from_ref(&input)).is_ok());
-        fs::write(dir.path().join("in"), "abd").unwrap();
-        let why = Inputs::of_checkpoint(dir.path(), &[input]).unwrap_err();
-        assert!(why.contains("another content"), "{why}");
     }
 }

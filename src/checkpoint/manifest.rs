@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::archive::Name;
 use crate::criu::features::Feature;
 use crate::exit::{Ended, Exit, Failure};
 use crate::host::limits::Limits;
@@ -85,6 +86,12 @@ pub struct Manifest {
     pub readers: Vec<u8>,
     /// Files that the job was given and has not changed: not carried, because HTCondor brings them again.
     pub inputs: Vec<Input>,
+    /// Hidden files at the top of the scratch directory that had been there and are gone: should HTCondor bring one again, it goes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<Name>,
+    /// Names of unix sockets that nobody listens on any more, with their modes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<Socket>,
     /// Bytes of all files in the archive but criu's images, holes included: what unpacking makes, and no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unpacked_bytes: Option<u64>,
@@ -185,15 +192,20 @@ pub struct StreamFile {
     /// 0, 1 or 2
     pub descriptor: u8,
     /// Relative to the scratch directory.
+    #[serde(with = "bytes")]
     pub path: PathBuf,
     /// Bytes.
     pub size: u64,
+    /// Further names of it in the scratch directory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Name>,
 }
 
 /// A file that the job was given and has not changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
     /// Relative to the scratch directory.
+    #[serde(with = "bytes")]
     pub path: PathBuf,
     /// Bytes.
     pub size: u64,
@@ -201,13 +213,26 @@ pub struct Input {
     pub digest: String,
 }
 
+/// A unix socket in the scratch directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Socket {
+    /// Relative to the scratch directory.
+    pub path: Name,
+    /// Permission bits.
+    pub mode: u32,
+}
+
 /// A file of the host, outside the carried directories.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFile {
     /// As the payload sees it.
+    #[serde(with = "bytes")]
     pub path: PathBuf,
     /// Bytes.
     pub size: u64,
+    /// Of its content, for what has no build id (`crate::host::content`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// The GNU build id in hex, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build_id: Option<String>,
@@ -222,6 +247,9 @@ pub struct Cost {
     pub frozen_seconds: f64,
     /// Resident memory of the payload when the dump began, in bytes.
     pub resident_bytes: u64,
+    /// Bytes on the disk of the files that are carried, holes left out.
+    #[serde(default)]
+    pub file_bytes: u64,
     /// How much work the packing was, relative to none.
     #[serde(default)]
     pub effort: Option<f64>,
@@ -240,6 +268,20 @@ pub struct History {
     /// Bytes per second of the upload after a periodic checkpoint, the last two weighed equally, if that has been seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload_rate: Option<f64>,
+}
+
+/// A path in JSON, as [`Name`] writes it: text where it is UTF-8, and `{"hex": "…"}` where it is not.
+mod bytes {
+    use super::{Name, PathBuf};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(path: &PathBuf, serializer: S) -> Result<S::Ok, S::Error> {
+        Name::new(path).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Ok(Name::deserialize(deserializer)?.as_path().to_path_buf())
+    }
 }
 
 /// Reads a manifest, refusing a newer one by its number before its shape is looked at.
@@ -274,84 +316,15 @@ fn leads_out(manifest: &Manifest) -> Option<&Path> {
     let below_root = |path: &Path| path.parent() == Some(Path::new("/")) && path.strip_prefix("/").is_ok_and(stays);
     let streams = manifest.streams.iter().map(|stream| stream.path.as_path());
     let inputs = manifest.inputs.iter().map(|input| input.path.as_path());
+    let links = manifest.streams.iter().flat_map(|stream| &stream.links);
+    let more = links.chain(&manifest.removed).chain(manifest.sockets.iter().map(|socket| &socket.path));
     streams
         .chain(inputs)
+        .chain(more.map(Name::as_path))
         .find(|path| !stays(path))
         .or_else(|| (!below_root(&manifest.job_dir)).then_some(manifest.job_dir.as_path()))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn manifest() -> Manifest {
-        Manifest {
-            format: FORMAT,
-            generation: 3,
-            created: 1.5,
-            reason: Reason::Vacate,
-            job: Some("1.0".into()),
-            owner: None,
-            attempt: 0,
-            program: "sim".into(),
-            condor_criu: "0.1.0".into(),
-            host: Host {
-                name: "h".into(),
-                kernel: "6".into(),
-                criu: "4.2.1".into(),
-                cpu: Processor { needs: BTreeSet::from(["avx2".into()]), ..Processor::default() },
-                page_size: 4096,
-                boot: None,
-            },
-            identity: Inner { uid: 1, gid: 1, groups: vec![1] },
-            clock: ClockReadings::default(),
-            job_dir: "/job".into(),
-            job_dir_mode: 0o755,
-            network: Network::Host,
-            tree: Tree { root: 300, main: 301 },
-            streams: vec![],
-            relayed: vec![],
-            readers: Vec::new(),
-            inputs: vec![],
-            unpacked_bytes: None,
-            files: vec![],
-            limits: Limits::default(),
-            kernel_features: BTreeSet::new(),
-            finished: None,
-            cost: Cost::default(),
-            history: History::default(),
-        }
-    }
-
-    #[test]
-    fn a_later_addition_does_not_disturb_and_a_missing_part_does() {
-        let manifest = manifest();
-        let mut json = serde_json::to_value(&manifest).unwrap();
-        json["a_later_addition"] = 1.into();
-        assert_eq!(serde_json::from_value::<Manifest>(json.clone()).unwrap(), manifest);
-        json.as_object_mut().unwrap().remove("tree");
-        assert!(serde_json::from_value::<Manifest>(json).is_err());
-    }
-
-    #[test]
-    fn paths_that_lead_out_are_refused() {
-        let good = serde_json::to_value(manifest()).unwrap();
-        let read = |key: &str, value: serde_json::Value| {
-            let mut json = good.clone();
-            json[key] = value;
-            parse("cannot use it", &serde_json::to_vec(&json).unwrap())
-        };
-        for path in ["../out", "/etc/passwd", "a/../../b", "", "."] {
-            let stream = serde_json::json!([{"descriptor": 1, "path": path, "size": 0}]);
-            assert!(read("streams", stream).is_err(), "{path:?} as a stream");
-            let input = serde_json::json!([{"path": path, "size": 0, "digest": ""}]);
-            assert!(read("inputs", input).is_err(), "{path:?} as an input");
-        }
-        for path in ["job", "/", "/a/b", "/..", "", "/a/.."] {
-            assert!(read("job_dir", path.into()).is_err(), "{path:?} as the job's directory");
-        }
-        assert!(read("streams", serde_json::json!([{"descriptor": 1, "path": "deep/out", "size": 0}])).is_ok());
-        assert!(read("inputs", serde_json::json!([{"path": "deep/in", "size": 0, "digest": ""}])).is_ok());
-        assert!(read("job_dir", "/elsewhere".into()).is_ok());
-    }
-}
+#[path = "manifest_tests.rs"]
+mod tests;

@@ -3,13 +3,16 @@
 pub mod archive;
 pub mod commit;
 pub mod ended;
+pub mod given;
 pub mod inspect;
 pub mod inventory;
 pub mod manifest;
 pub mod streaming;
+pub mod tree;
 
 pub use commit::{Draft, Place};
-pub use inventory::{Inputs, NotCarried};
+pub use given::Inputs;
+pub use inventory::NotCarried;
 pub use manifest::{Manifest, Reason};
 
 use archive::Compression;

@@ -80,6 +80,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "use a criu that is linked dynamically, as distributions have it",
     ),
     (
+        "OOM storing pipe",
+        "the payload has more than 1024 pipes open, which is all that CRIU saves",
+        "let the program use fewer pipes, or socket pairs instead",
+    ),
+    (
         NO_PIPE_MEMORY,
         "the user's jobs on this host have used up the memory for pipes",
         "ask the administrator to raise fs.pipe-user-pages-soft",
@@ -100,7 +105,6 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "the loopback interface is down, over which CRIU tries what the kernel can do",
         "the administrator brings it up: ip link set lo up",
     ),
-    ("Unable to detach from", "the kernel's yama restricts ptrace", "kernel.yama.ptrace_scope must be 0, 1 or 2"),
     (
         "Failed to resolve mapping",
         "the root file system is an overlay of which this kernel names the devices in two ways",
@@ -138,21 +142,6 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "the supplementary groups of the job's user differ from those at the checkpoint",
         "restore on a host where the user has the same groups",
     ),
-    (
-        "has bad size",
-        "a file that the program uses has another size on this host",
-        "restore on a host with the same software, or run in a container image",
-    ),
-    (
-        "has bad build-id",
-        "a program or library differs on this host",
-        "restore on a host with the same software, or run in a container image",
-    ),
-    (
-        "Can't open file",
-        "a file that the program uses is missing on this host",
-        "restore on a host with the same software, or run in a container image",
-    ),
     ("Can't bind inet socket", "a port that the program listens on is taken on this host", "use network = \"private\""),
     ("Can't chose service_fd_base", "the hard limit of open descriptors is too low", "raise RLIMIT_NOFILE"),
     (
@@ -175,6 +164,9 @@ pub fn explain(text: &str) -> Cause {
         text.lines().filter(|line| line.contains("Error ") || line.starts_with("cannot ")).collect();
     let lines: Vec<String> = errors.iter().rev().take(SHOWN).rev().map(|line| (*line).to_owned()).collect();
     let passes = errors.iter().any(|line| line.contains(NO_PIPE_MEMORY));
+    if let Some((why, remedy)) = errors.iter().find_map(|line| looked_up(line)) {
+        return Cause { why, remedy: remedy.map(str::to_owned), lines, passes };
+    }
     for (pattern, why, remedy) in KNOWN {
         if errors.iter().any(|line| line.contains(pattern)) {
             return Cause { why: (*why).to_owned(), remedy: Some((*remedy).to_owned()), lines, passes };
@@ -185,6 +177,60 @@ pub fn explain(text: &str) -> Cause {
         None => "CRIU gave no reason".to_owned(),
     };
     Cause { why, remedy: None, lines, passes }
+}
+
+/// A cause that can be looked at on this host is looked at before it is told: what the error is, and what can be done.
+fn looked_up(line: &str) -> Option<(String, Option<&'static str>)> {
+    looked_up_on(Path::new("/"), line)
+}
+
+fn looked_up_on(root: &Path, line: &str) -> Option<(String, Option<&'static str>)> {
+    let says = || format!("CRIU says: {}", words(line));
+    if line.contains("Unable to detach from") {
+        let scope = fs::read_to_string(root.join("proc/sys/kernel/yama/ptrace_scope")).unwrap_or_default();
+        return Some(match scope.trim() {
+            "" | "0" => (says(), None),
+            scope => (
+                format!("the kernel's yama restricts ptrace (kernel.yama.ptrace_scope = {scope})"),
+                Some(
+                    "the administrator sets kernel.yama.ptrace_scope to 0, or to 1 or 2 where criu may have CAP_SYS_PTRACE",
+                ),
+            ),
+        });
+    }
+    for (before, what) in [(" has bad size", "size"), (" has bad build-ID", "build"), (" has bad build-id", "build")] {
+        if let Some((path, _)) = words(line).strip_prefix("File ").and_then(|rest| rest.split_once(before)) {
+            let remedy = is_the_hosts(path).then_some(SAME_SOFTWARE);
+            return Some((
+                format!("/{}, which the program uses, has another {what} here", path.trim_start_matches('/')),
+                remedy,
+            ));
+        }
+    }
+    let rest = words(line).strip_prefix("Can't open file ")?;
+    let (path, errno) = rest.rsplit_once(": ")?;
+    let path = path.strip_suffix(" on restore").unwrap_or(path).trim_start_matches('/');
+    let missing = errno.starts_with("No such file");
+    if missing && is_the_hosts(path) && root.join(path).symlink_metadata().is_err() {
+        return Some((format!("/{path}, which the program uses, is missing on this host"), Some(SAME_SOFTWARE)));
+    }
+    if errno.starts_with("Permission denied") {
+        return Some((
+            format!("/{path}, which the program has open, may not be opened here in that way: {errno}"),
+            None,
+        ));
+    }
+    Some((says(), None))
+}
+
+const SAME_SOFTWARE: &str = "restore on a host with the same software, or run in a container image";
+
+/// Whether a path inside the sandbox, without its first slash, is one of the host's own files. The job's directory is `/job` unless the
+/// setting says otherwise.
+fn is_the_hosts(path: &str) -> bool {
+    !["proc", "sys", "dev", "tmp", "var/tmp", "job", ".condor-criu"]
+        .iter()
+        .any(|place| Path::new(path).starts_with(place))
 }
 
 /// A line without its time, pid and place: `(00.01) 300: Error (criu/files.c:1): Can't` → `Can't`.
@@ -213,6 +259,41 @@ mod tests {
         );
         assert!(cause.why.contains("seccomp filter"));
         assert_eq!(cause.lines.len(), 2);
+    }
+
+    #[test]
+    fn a_cause_is_told_of_this_host_only_if_it_is_true() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |line: &str| looked_up_on(dir.path(), line).unwrap();
+        let detach = "(00.1) Error (compel/src/lib/infect.c:417): Unable to detach from 300: No such process";
+        assert_eq!(of(detach), ("CRIU says: Unable to detach from 300: No such process".into(), None));
+        fs::create_dir_all(dir.path().join("proc/sys/kernel/yama")).unwrap();
+        for (scope, yama) in [("0\n", false), ("1\n", true)] {
+            fs::write(dir.path().join("proc/sys/kernel/yama/ptrace_scope"), scope).unwrap();
+            assert_eq!(of(detach).0.contains("yama"), yama);
+        }
+        let open = |path: &str, errno: &str| {
+            of(&format!("(00.1)    301: Error (criu/files-reg.c:2267): Can't open file {path}: {errno}"))
+        };
+        let (why, remedy) = open("usr/lib/x", "No such file or directory");
+        assert!(why.contains("/usr/lib/x") && why.contains("missing on this host") && remedy == Some(SAME_SOFTWARE));
+        fs::create_dir_all(dir.path().join("usr/lib")).unwrap();
+        fs::write(dir.path().join("usr/lib/x"), "").unwrap();
+        for (path, errno) in [
+            ("usr/lib/x", "No such file or directory"),
+            ("proc/301/task/302/stat", "No such file or directory"),
+            ("job/out on restore", "No such file or directory"),
+            ("job/out", "Permission denied"),
+            ("usr/lib/y", "Too many open files"),
+        ] {
+            let (why, remedy) = open(path, errno);
+            assert!(!why.contains("missing on this host") && remedy.is_none(), "{why}");
+            assert!(why.contains(path.trim_end_matches(" on restore")) && why.contains(errno), "{why}");
+        }
+        let size =
+            |path: &str| of(&format!("(00.1) Error (criu/files-reg.c:2175): File {path} has bad size 5 (expect 6)"));
+        assert_eq!(size("usr/lib/libc.so.6").1, Some(SAME_SOFTWARE));
+        assert_eq!(size("job/data"), ("/job/data, which the program uses, has another size here".into(), None));
     }
 
     #[test]

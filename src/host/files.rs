@@ -15,6 +15,7 @@ use elf::endian::AnyEndian;
 use elf::note::Note;
 use nix::sys::statfs::{self, FsType, statfs};
 
+use super::content;
 use crate::checkpoint::manifest::HostFile;
 use crate::sandbox::OUR_ROOT;
 
@@ -80,7 +81,7 @@ pub fn describe(root: &Path, path: &Path) -> io::Result<HostFile> {
         return Err(io::Error::other("it is no regular file"));
     }
     let build_id = build_id(&full).ok().flatten();
-    Ok(HostFile { path: path.to_path_buf(), size: metadata.size(), build_id, carried: false })
+    Ok(HostFile { path: path.to_path_buf(), size: metadata.size(), digest: None, build_id, carried: false })
 }
 
 /// `path` as it is reached through `root`.
@@ -110,7 +111,14 @@ pub fn difference(needed: &HostFile) -> Option<String> {
             Some(format!("which has {} bytes here, not {}", found.size, needed.size))
         }
         Ok(found) if found.build_id != needed.build_id => Some("of which this host has another build".into()),
-        Ok(_) => None,
+        Ok(_) => {
+            let digest = needed.digest.as_ref()?;
+            match File::open(&needed.path).and_then(|file| content::digest(&file)) {
+                Ok(found) if found == *digest => None,
+                Ok(_) => Some("which has another content here".into()),
+                Err(error) => Some(format!("which cannot be read here: {error}")),
+            }
+        }
     }
 }
 
@@ -145,6 +153,8 @@ mod tests {
         assert!(may_be_carried(Path::new("/"), &sh));
         let other = HostFile { build_id: Some("00".into()), ..sh.clone() };
         assert!(difference(&other).unwrap().contains("another build"));
+        let changed = HostFile { build_id: sh.build_id.clone(), digest: Some("00".into()), ..sh.clone() };
+        assert!(difference(&changed).unwrap().contains("another content"));
         let gone = HostFile { path: "/nonexistent/x".into(), ..sh };
         assert!(difference(&gone).unwrap().contains("not here"));
     }

@@ -1,6 +1,7 @@
 //! What a payload needs of a host, and what this host offers.
 
 pub mod baseline;
+pub mod content;
 pub mod cpu;
 pub mod doctor;
 pub mod files;

@@ -28,6 +28,8 @@ fn needed_by_criu(network: Network) -> CapsHashSet {
         Capability::CAP_SYS_PTRACE,
         // for --link-remap
         Capability::CAP_DAC_READ_SEARCH,
+        // A restore opens files for writing and makes names in directories whose modes, as the payload has left them, forbid both.
+        Capability::CAP_DAC_OVERRIDE,
     ]);
     if network == Network::Private {
         // TCP repair mode

@@ -2,7 +2,6 @@
 //! (`max_retries`), as HTCondor would start a job without checkpoints, or because the user has said so of one that cannot be restored.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -11,6 +10,7 @@ use super::save::WORK;
 use super::streams::Stream;
 use super::within;
 use crate::checkpoint::Place;
+use crate::checkpoint::tree::Tree;
 use crate::exit::Failure;
 use crate::htcondor::advice::list;
 use crate::htcondor::{ClassAd, Job};
@@ -83,17 +83,15 @@ fn remove<'a>(
     gone.sort_by(|a, b| b.cmp(a));
     gone.dedup();
     let mut removed: Vec<PathBuf> = Vec::new();
+    let mut tree = Tree::open(&job.scratch)?;
     for path in gone {
-        let full = job.scratch.join(&path);
-        let Ok(metadata) = full.symlink_metadata() else { continue };
+        let Ok(Some(found)) = tree.stat(&path) else { continue };
         if keep.iter().any(|kept| kept.starts_with(&path) || path.starts_with(kept)) {
             continue;
         }
-        if !metadata.is_dir() {
-            fs::remove_file(&full)?;
-        } else if listed.contains(&path) {
-            fs::remove_dir_all(&full)?;
-        } else if let Err(error) = fs::remove_dir(&full) {
+        if !found.is_dir() || listed.contains(&path) {
+            tree.remove(&path)?;
+        } else if let Err(error) = tree.remove_empty(&path) {
             // With something in it that nobody is known to have written.
             tracing::debug!("{} stays: {error}", path.display());
             continue;
@@ -137,6 +135,7 @@ fn below(path: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn left(ad: &str, written: &[&str]) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();

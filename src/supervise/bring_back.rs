@@ -10,8 +10,10 @@ use std::thread::JoinHandle;
 
 use super::gate;
 use super::save::{COMPAT, REAPER, SHM, WORK};
-use super::streams;
-use crate::checkpoint::archive::{ArchiveError, ExtractOptions, Reader, extract};
+use super::{streams, within};
+use crate::checkpoint::archive::extract::{self, Existing, ExtractOptions, Later};
+use crate::checkpoint::archive::{ArchiveError, Reader};
+use crate::checkpoint::manifest::Socket;
 use crate::checkpoint::streaming::ArchiveSource;
 use crate::checkpoint::{Inputs, Manifest, NotCarried, inventory, manifest};
 use crate::criu::features::Feature;
@@ -36,6 +38,8 @@ pub struct Opened {
 pub struct Unpacked {
     /// The inputs, as they are on this host.
     pub inputs: Inputs,
+    /// What is left to do after criu.
+    pub finish: Finish,
 }
 
 /// Opens the checkpoint at `path`; `None` if there is none yet: no file, or an empty one.
@@ -146,42 +150,99 @@ impl Serving {
     }
 }
 
+/// What belongs to a restore that is under way in the scratch directory and in `/dev/shm`.
+pub struct Places<'a> {
+    /// The scratch directory on this host.
+    pub scratch: &'a Path,
+    /// Which of its entries stay out.
+    pub not_carried: &'a NotCarried,
+    /// The sandbox's `/dev/shm`.
+    pub shm: &'a Path,
+    /// Whether the checkpoint is known to be this user's: then setuid bits and ACLs come back too.
+    pub ours: bool,
+    /// Threads that write.
+    pub threads: usize,
+}
+
 /// Puts every file back: the scratch directory and `/dev/shm`.
-pub fn unpack(
-    opened: &Opened,
-    checkpoint: &Path,
-    scratch: &Path,
-    not_carried: &NotCarried,
-    shm: &Path,
-    threads: usize,
-) -> Result<Unpacked, Failure> {
+pub fn unpack(opened: &Opened, checkpoint: &Path, places: &Places<'_>) -> Result<Unpacked, Failure> {
+    let Places { scratch, not_carried, shm, .. } = *places;
     let manifest = &opened.manifest;
     let carried: BTreeSet<PathBuf> = opened
         .reader
         .members()
         .filter_map(|member| member.name.as_path().strip_prefix(WORK).ok().map(Path::to_path_buf))
         .collect();
-    let removed = inventory::remove_unknown(scratch, not_carried, &carried, &manifest.inputs)
+    let gone = manifest.removed.iter().map(|name| name.as_path().to_path_buf()).collect();
+    let removed = inventory::remove_unknown(scratch, not_carried, &carried, &manifest.inputs, &gone)
         .map_err(|error| here(format!("cannot remove what came after the checkpoint: {error}")))?;
-    if !removed.is_empty() {
-        tracing::info!(count = removed.len(), first = %removed[0].display(), "removed what was written after the checkpoint");
+    if let Some(first) = removed.first() {
+        tracing::info!(count = removed.len(), first = %first.display(), "removed what was written after the checkpoint");
     }
-    let inputs = Inputs::of_checkpoint(scratch, &manifest.inputs).map_err(here)?;
+    let inputs = Inputs::of_checkpoint(scratch, &manifest.inputs, &(&carried | &gone)).map_err(here)?;
     // The payload's own links are restored as they were; they are followed only by the payload, in its sandbox.
-    let options = ExtractOptions { threads, any_symlink: true, ..ExtractOptions::default() };
+    let options = ExtractOptions {
+        existing: Existing::Reuse,
+        keep_special_bits: places.ours,
+        any_symlink: true,
+        leave_open: true,
+        threads: places.threads,
+    };
+    let mut settled = Vec::new();
     for (prefix, into) in [(WORK, scratch), (SHM, shm)] {
         let directory = File::open(into).map_err(|error| here(format!("cannot open {}: {error}", into.display())))?;
-        extract::extract(&opened.reader, prefix, directory.as_fd(), &options)
+        let extracted = extract::extract(&opened.reader, prefix, directory.as_fd(), &options)
             .map_err(|error| unusable(checkpoint, &error))?;
-    }
-    // criu is told not to insist; a program that looks finds what it knew, where the directory is the job's own.
-    if let Err(error) = fs::set_permissions(scratch, fs::Permissions::from_mode(manifest.job_dir_mode & 0o777)) {
-        tracing::debug!("the scratch directory keeps its mode: {error}");
+        settled.push(extracted.later);
     }
     let missing = streams::cut_back(&manifest.streams, scratch)
         .map_err(|error| here(format!("cannot cut back the output: {error}")))?;
     for (path, bytes) in missing {
         tracing::warn!("{} is {bytes} bytes shorter than when the checkpoint was made", path.display());
     }
-    Ok(Unpacked { inputs })
+    within::link_streams(scratch, &manifest.streams)
+        .map_err(|error| here(format!("cannot give an output its further names: {error}")))?;
+    Ok(Unpacked {
+        inputs,
+        finish: Finish {
+            scratch: scratch.to_path_buf(),
+            mode: manifest.job_dir_mode & 0o777,
+            settled,
+            sockets: manifest.sockets.clone(),
+        },
+    })
+}
+
+/// What is left to do for the files when criu has restored the tree: criu makes and removes names of its own in the payload's
+/// directories, which moves their times.
+#[derive(Debug, Default)]
+pub struct Finish {
+    scratch: PathBuf,
+    mode: u32,
+    /// Of the scratch directory and of `/dev/shm`.
+    settled: Vec<Vec<Later>>,
+    sockets: Vec<Socket>,
+}
+
+impl Finish {
+    /// Gives modes and times once more, and makes the names of sockets that nobody listens on. Best while the tree is still held; a payload
+    /// that runs already would see the times change.
+    pub fn finish_files(self, shm: &Path) {
+        for (into, later) in [self.scratch.as_path(), shm].into_iter().zip(&self.settled) {
+            let Ok(directory) = File::open(into) else { continue };
+            if into == self.scratch {
+                within::make_sockets(&directory, &self.sockets);
+            }
+            match extract::settle(later, directory.as_fd()) {
+                0 => {}
+                count => tracing::warn!("{count} files or directories in {} keep another mode or time", into.display()),
+            }
+        }
+        // criu is told not to insist; a program that looks finds what it knew, where the directory is the job's own.
+        if !self.scratch.as_os_str().is_empty()
+            && let Err(error) = fs::set_permissions(&self.scratch, fs::Permissions::from_mode(self.mode))
+        {
+            tracing::debug!("the scratch directory keeps its mode: {error}");
+        }
+    }
 }

@@ -18,9 +18,8 @@ use super::streams::{self, Stream};
 use super::{alone, carry, environment, gate, needs, placeholders, trust};
 use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::manifest::Processor;
-use crate::checkpoint::{self, NotCarried, Place, commit};
+use crate::checkpoint::{self, NotCarried, Place, commit, tree};
 use crate::criu::{self, Criu, command, find};
-
 use crate::exit::Failure;
 use crate::host::baseline::Baseline;
 use crate::host::namespaces::UNMASK;
@@ -121,6 +120,10 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         job.scratch.join(checkpoint::file_name(settings.compression)),
         (settings.keep > 1).then(|| job.scratch.join(checkpoint::previous_name(settings.compression))),
     );
+    // In a restart in place the payload may have closed it.
+    if let Err(error) = tree::open_for_good(&job.scratch) {
+        tracing::debug!("{}: {error}", job.scratch.display());
+    }
     // Before anything else can fail: a listed file that is missing would put the job on hold.
     // A link there is a payload's doing, and no checkpoint.
     let brought =
@@ -224,7 +227,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     let host = uname.nodename().to_string_lossy().into_owned();
     if let Some(opened) = &opened {
         gate::pass(&opened.manifest, &gate::Here { flags: &here, kernel: &kernel, criu: criu.version })?;
-        trust::fits(&checkpoint, opened, &job.scratch)?;
+        trust::fits(&checkpoint, opened, &job.scratch, &not_carried)?;
     }
     // What it was started with, it may use on every later host.
     let cpu = opened.as_ref().map_or_else(
@@ -387,9 +390,7 @@ fn groups_inside(identity: &Identity) -> Result<Vec<u32>, Failure> {
 
 /// Our directory, empty but for what the sandbox binds.
 fn make_state_dir(path: &Path) -> std::io::Result<()> {
-    if path.symlink_metadata().is_ok() {
-        fs::remove_dir_all(path)?;
-    }
+    tree::remove_all(path)?;
     let mut builder = fs::DirBuilder::new();
     builder.mode(0o700).create(path)?;
     builder.mode(0o700).create(path.join("work"))?;

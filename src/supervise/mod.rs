@@ -14,6 +14,7 @@ mod gate;
 pub mod launch;
 mod machine;
 mod needs;
+mod pack;
 mod placeholders;
 pub mod policy;
 mod relay;

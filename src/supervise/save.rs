@@ -1,11 +1,8 @@
 //! From a stopped process tree to a committed checkpoint. Runs in a thread of its own: the supervisor goes on listening.
 
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,13 +11,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::wall_clock;
-use crate::checkpoint::archive::{Kind, Meta, Mtime, Summary, WriteOptions, Writer};
-use crate::checkpoint::manifest::Input;
+use super::pack::Packer;
+use crate::checkpoint::archive::{WriteOptions, Writer};
 use crate::checkpoint::streaming::ArchiveSink;
+use crate::checkpoint::tree::{Entry, Tree};
 use crate::checkpoint::{Draft, Inputs, Manifest, NotCarried, Place, inventory};
 use crate::criu::stream::{Cancel, Capture, Captured, Held, StreamError};
-use crate::host::files;
 
 /// Prefix of the scratch directory's files in the archive.
 pub const WORK: &str = "work";
@@ -89,8 +85,16 @@ pub fn finished(
     let writer = Writer::create(file, options)?;
     let work = move || {
         done(
-            Packer { stopped, draft, writer, began: target.began, unpacked: Cell::new(0), still: Box::new(|| true) }
-                .pack(),
+            Packer {
+                stopped,
+                draft,
+                writer,
+                began: target.began,
+                unpacked: Cell::new(0),
+                stored: Cell::new(0),
+                still: Box::new(|| true),
+            }
+            .pack(),
         )
     };
     std::thread::Builder::new().name("save".into()).spawn(work).map(drop)
@@ -154,8 +158,8 @@ impl Saving {
             // Without a word it is not to be.
             let Ok(mut stopped) = stopped.recv() else { return };
             stopped.manifest.kernel_features = features;
-            let still = move || criu.holds() && !off_there.load(Ordering::Acquire);
-            let packer = Packer { stopped, draft, writer, began, unpacked: Cell::new(0), still: Box::new(still) };
+            let still = Box::new(move || criu.holds() && !off_there.load(Ordering::Acquire));
+            let packer = Packer { stopped, draft, writer, began, unpacked: Cell::new(0), stored: Cell::new(0), still };
             told(Told::Packed(packer.pack().map(Box::new)));
         });
         Ok(Saving {
@@ -214,133 +218,6 @@ impl Saving {
     }
 }
 
-struct Packer {
-    stopped: Stopped,
-    draft: Draft,
-    writer: Writer,
-    began: Instant,
-    /// Bytes of the files that have been added.
-    unpacked: Cell<u64>,
-    /// Whether what is packed is still what it was when criu had saved the memory.
-    still: Box<dyn Fn() -> bool>,
-}
-
-impl Packer {
-    /// Adds the files and `/dev/shm` to the images, and commits.
-    fn pack(self) -> Result<Committed, String> {
-        let packed = (|| {
-            self.add_ours(REAPER, &self.stopped.reaper)?;
-            if let Some(compat) = &self.stopped.compat {
-                self.add_ours(COMPAT, compat)?;
-            }
-            let inputs = self.add_work()?;
-            let shm = &self.stopped.shm;
-            self.add_tree(shm, SHM, inventory::walk(shm, &NotCarried::default())?)?;
-            self.add_host_files()?;
-            Ok::<_, io::Error>(inputs)
-        })();
-        let inputs = packed.map_err(|error| format!("cannot pack: {error}"))?;
-        let mut manifest = self.stopped.manifest;
-        manifest.inputs = inputs;
-        manifest.unpacked_bytes = Some(self.unpacked.get());
-        manifest.created = wall_clock::now();
-        manifest.host.boot = wall_clock::boot();
-        manifest.cost.frozen_seconds = self.began.elapsed().as_secs_f64();
-        let text = serde_json::to_vec_pretty(&manifest).map_err(|error| error.to_string())?;
-        let Summary { bytes_written, .. } =
-            self.writer.finish(&text).map_err(|error| format!("cannot pack: {error}"))?;
-        if !(self.still)() {
-            return Err("the tree went on before everything was packed".to_owned());
-        }
-        self.draft.commit().map_err(|error| format!("cannot commit: {error}"))?;
-        Ok(Committed { manifest, bytes: bytes_written, seconds: self.began.elapsed().as_secs_f64() })
-    }
-
-    /// Those of the host's files that are to be carried.
-    fn add_host_files(&self) -> io::Result<()> {
-        for file in self.stopped.manifest.files.iter().filter(|file| file.carried) {
-            let full = files::below(&self.stopped.root, &file.path);
-            let name = files::below(Path::new(HOST), &file.path);
-            let told = |error: io::Error| io::Error::other(format!("{}: {error}", file.path.display()));
-            let opened = File::open(&full).map_err(told)?;
-            let metadata = opened.metadata()?;
-            self.add_file(meta(&name, Kind::File, &metadata), &opened)?;
-        }
-        Ok(())
-    }
-
-    fn add_file(&self, meta: Meta, file: &File) -> io::Result<()> {
-        self.unpacked.set(self.unpacked.get().saturating_add(meta.size));
-        Ok(self.writer.add_file(meta, file)?)
-    }
-
-    fn add_ours(&self, name: &str, mut content: &[u8]) -> io::Result<()> {
-        Ok(self.writer.add(Meta::file(name, content.len() as u64), Some(&mut content))?)
-    }
-
-    /// The scratch directory; returns the inputs that were left out.
-    fn add_work(&self) -> io::Result<Vec<Input>> {
-        let mut known = self.stopped.inputs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        while known.digest_one(&self.stopped.scratch) {}
-        let mut inputs = Vec::new();
-        let mut carried = Vec::new();
-        for (path, metadata) in inventory::walk(&self.stopped.scratch, &self.stopped.not_carried)? {
-            match known.unchanged(&path, &metadata) {
-                Some(input) => inputs.push(input),
-                None => carried.push((path, metadata)),
-            }
-        }
-        drop(known);
-        self.add_tree(&self.stopped.scratch, WORK, carried)?;
-        Ok(inputs)
-    }
-
-    fn add_tree(&self, base: &Path, prefix: &str, entries: Vec<(PathBuf, Metadata)>) -> io::Result<()> {
-        let mut linked: HashMap<(u64, u64), PathBuf> = HashMap::new();
-        for (path, metadata) in entries {
-            let name = Path::new(prefix).join(&path);
-            let full = base.join(&path);
-            let kind = metadata.file_type();
-            if kind.is_dir() {
-                self.writer.add(meta(&name, Kind::Dir, &metadata), None)?;
-            } else if kind.is_symlink() {
-                let mut meta = meta(&name, Kind::Symlink, &metadata);
-                meta.link = Some(crate::checkpoint::archive::name::Name::new(fs::read_link(&full)?.as_os_str()));
-                self.writer.add(meta, None)?;
-            } else if kind.is_fifo() {
-                self.writer.add(meta(&name, Kind::Fifo, &metadata), None)?;
-            } else if kind.is_file() {
-                let first = (metadata.nlink() > 1)
-                    .then(|| linked.entry((metadata.dev(), metadata.ino())).or_insert_with(|| name.clone()).clone());
-                match first {
-                    Some(first) if first != name => {
-                        let mut meta = meta(&name, Kind::Hardlink, &metadata);
-                        meta.link = Some(crate::checkpoint::archive::name::Name::new(first.as_os_str()));
-                        self.writer.add(meta, None)?;
-                    }
-                    _ => {
-                        // Not through a link that took its place since: only what was listed is carried.
-                        let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&full);
-                        let file = file.map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
-                        self.add_file(meta(&name, Kind::File, &metadata), &file)?;
-                    }
-                }
-            }
-            // Sockets are made again by criu; devices cannot be made without privilege, so there are none.
-        }
-        Ok(())
-    }
-}
-
-fn meta(name: &Path, kind: Kind, metadata: &Metadata) -> Meta {
-    let size = if kind == Kind::File { metadata.len() } else { 0 };
-    let mut meta = Meta::file(name.as_os_str(), size);
-    meta.kind = kind;
-    meta.mode = metadata.mode() & 0o7777;
-    meta.mtime = Mtime { s: metadata.mtime(), ns: u32::try_from(metadata.mtime_nsec()).unwrap_or(0) };
-    meta
-}
-
 /// Removes the hard links that criu left beside deleted files when a dump succeeded but the payload goes on.
 pub fn remove_link_remaps(scratch: &Path, not_carried: &NotCarried) {
     let is_remap = |path: &Path| {
@@ -348,9 +225,24 @@ pub fn remove_link_remaps(scratch: &Path, not_carried: &NotCarried) {
         name.strip_prefix(b"link_remap.")
             .is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
     };
-    for (path, metadata) in inventory::walk(scratch, not_carried).unwrap_or_default() {
-        if metadata.is_file() && is_remap(&path) {
-            let _ = fs::remove_file(scratch.join(path));
+    let Ok(mut tree) = Tree::open(scratch) else { return };
+    for entry in inventory::walk(&mut tree, not_carried).unwrap_or_default() {
+        if entry.stat.is_file() && is_remap(&entry.path) {
+            let _ = tree.remove(&entry.path);
         }
     }
+}
+
+/// Bytes on the disk of the files that a checkpoint would carry now, as far as they can be seen.
+pub fn bytes_of_files(scratch: &Path, not_carried: &NotCarried, inputs: &Mutex<Inputs>, shm: &Path) -> u64 {
+    let stored = |entries: Vec<Entry>| {
+        let files = entries.iter().filter(|entry| entry.stat.is_file());
+        files.map(|entry| entry.stat.stored()).fold(0, u64::saturating_add)
+    };
+    let shm = Tree::open(shm).and_then(|mut tree| tree.look(|_| false)).unwrap_or_default();
+    // Held while a large input is read, for which nobody waits here.
+    let Ok(inputs) = inputs.try_lock() else { return stored(shm) };
+    let mut work = Tree::open(scratch).and_then(|mut tree| inventory::look(&mut tree, not_carried)).unwrap_or_default();
+    work.retain(|entry| !inputs.is_as_given(entry));
+    stored(work).saturating_add(stored(shm))
 }

@@ -88,7 +88,7 @@ pub fn sizes(streams: &[Stream; 3], scratch: &Path) -> Vec<StreamFile> {
     let files = streams.iter().enumerate().filter_map(|(number, stream)| match stream {
         Stream::File(path) => {
             let size = scratch.join(path).metadata().ok()?.len();
-            Some(StreamFile { descriptor: number as u8, path: path.clone(), size })
+            Some(StreamFile { descriptor: number as u8, path: path.clone(), size, links: Vec::new() })
         }
         _ => None,
     });
@@ -124,8 +124,8 @@ mod tests {
         fs::write(dir.path().join("out"), "before after").unwrap();
         fs::write(dir.path().join("err"), "x").unwrap();
         let recorded = [
-            StreamFile { descriptor: 1, path: "out".into(), size: 6 },
-            StreamFile { descriptor: 2, path: "err".into(), size: 3 },
+            StreamFile { descriptor: 1, path: "out".into(), size: 6, links: Vec::new() },
+            StreamFile { descriptor: 2, path: "err".into(), size: 3, links: Vec::new() },
         ];
         let missing = cut_back(&recorded, dir.path()).unwrap();
         assert_eq!(fs::read(dir.path().join("out")).unwrap(), b"before");
@@ -143,11 +143,11 @@ mod tests {
         std::os::unix::fs::symlink(dir.path(), scratch.join("dir")).unwrap();
         mkfifo(&scratch.join("fifo"), Mode::from_bits_truncate(0o600)).unwrap();
         for path in ["out", "dir/outside", "../outside", "fifo"] {
-            let recorded = [StreamFile { descriptor: 1, path: path.into(), size: 0 }];
+            let recorded = [StreamFile { descriptor: 1, path: path.into(), size: 0, links: Vec::new() }];
             assert!(cut_back(&recorded, &scratch).is_err(), "{path}");
         }
         assert_eq!(fs::read(&outside).unwrap(), b"mine");
-        let recorded = [StreamFile { descriptor: 1, path: "new".into(), size: 0 }];
+        let recorded = [StreamFile { descriptor: 1, path: "new".into(), size: 0, links: Vec::new() }];
         assert_eq!(cut_back(&recorded, &scratch).unwrap(), []);
         assert!(scratch.join("new").is_file());
     }

@@ -3,6 +3,7 @@
 //! A checkpoint is a program with its memory. Restoring one means to run what its maker chose, as oneself; so that of another user
 //! is restored only by one's own word.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -12,6 +13,8 @@ use nix::unistd::geteuid;
 use super::bring_back::{self, Opened};
 use super::save::{HOST, SHM, WORK};
 use crate::checkpoint::archive::{Extent, Member};
+use crate::checkpoint::tree::{Entry, Tree};
+use crate::checkpoint::{NotCarried, inventory};
 use crate::exit::{Exit, Failure};
 use crate::htcondor::Job;
 
@@ -41,7 +44,7 @@ pub fn is_ours(path: &Path, opened: &Opened, job: &Job) -> Result<(), Failure> {
 ///
 /// # Errors
 /// They differ (125), or there is no room (75).
-pub fn fits(path: &Path, opened: &Opened, scratch: &Path) -> Result<(), Failure> {
+pub fn fits(path: &Path, opened: &Opened, scratch: &Path, not_carried: &NotCarried) -> Result<(), Failure> {
     let files = || {
         let ours = |member: &&Member| [WORK, SHM, HOST].iter().any(|prefix| member.name.as_path().starts_with(prefix));
         opened.reader.members().filter(ours)
@@ -60,13 +63,29 @@ pub fn fits(path: &Path, opened: &Opened, scratch: &Path) -> Result<(), Failure>
         files().filter(|member| !member.name.as_path().starts_with(SHM)).map(stored).fold(0, u64::saturating_add);
     let Ok(disk) = statvfs(scratch) else { return Ok(()) };
     let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    if needed <= free {
+        return Ok(());
+    }
+    // In a restart in place the files are there already: what is the same is kept, and what is unknown goes first.
+    let free = free.saturating_add(room_that_becomes_free(opened, scratch, not_carried));
     if needed > free {
         return Err(Failure::start(
             "cannot restore on this host",
-            format!("its files need {needed} bytes in the scratch directory, where {free} are free"),
+            format!(
+                "its files need {needed} bytes in the scratch directory, where {free} are free or hold what it replaces"
+            ),
         )
         .with_remedy("the checkpoint is intact; raise request_disk")
         .with_exit(Exit::CannotRestoreHere));
     }
     Ok(())
+}
+
+/// Bytes of the files in the scratch directory that a restore replaces or removes.
+fn room_that_becomes_free(opened: &Opened, scratch: &Path, not_carried: &NotCarried) -> u64 {
+    let inputs: BTreeSet<&Path> = opened.manifest.inputs.iter().map(|input| input.path.as_path()).collect();
+    let entries = Tree::open(scratch).and_then(|mut tree| inventory::walk(&mut tree, not_carried)).unwrap_or_default();
+    let own =
+        |entry: &&Entry| entry.stat.is_file() && entry.stat.links() == 1 && !inputs.contains(entry.path.as_path());
+    entries.iter().filter(own).map(|entry| entry.stat.stored()).fold(0, u64::saturating_add)
 }

@@ -14,8 +14,8 @@ const UNMEASURED: f64 = 100e6;
 /// The last checkpoint, as far as it tells what the next one will take.
 #[derive(Debug, Clone, Copy)]
 pub struct Last {
-    /// Resident memory of the payload, in bytes.
-    pub resident: u64,
+    /// Resident memory of the payload and its files, in bytes.
+    pub bytes: u64,
     /// Seconds from the dump's begin until everything was packed.
     pub seconds: f64,
     /// How much work the packing was, see [`effort`]; `None` if as much as that of the set compression.
@@ -65,23 +65,23 @@ pub fn quickest(set: Compression) -> Compression {
     std::iter::successors(Some(set), |&compression| lower(compression)).last().unwrap_or(set)
 }
 
-/// How `resident` bytes are to be packed, if the set compression or a lower one lets the checkpoint and its upload end within
+/// How so many bytes of memory and files are to be packed, if the set compression or a lower one lets the checkpoint and its upload end within
 /// `window`; otherwise as quickly as possible, if that leaves any time for the upload.
-pub fn fit(resident: u64, set: Compression, last: Option<Last>, window: Duration) -> Fit {
-    let last = last.filter(|last| last.resident > 0 && last.seconds > 0.0);
-    let resident = resident as f64;
+pub fn fit(bytes: u64, set: Compression, last: Option<Last>, window: Duration) -> Fit {
+    let last = last.filter(|last| last.bytes > 0 && last.seconds > 0.0);
+    let bytes = bytes as f64;
     let window = window.as_secs_f64();
     let mut compression = set;
     loop {
         let save = match last {
             Some(last) => {
                 let effort_then = last.effort.unwrap_or_else(|| effort(set));
-                resident * last.seconds / last.resident as f64 * effort(compression) / effort_then
+                bytes * last.seconds / last.bytes as f64 * effort(compression) / effort_then
             }
-            None => resident / UNMEASURED * effort(compression),
+            None => bytes / UNMEASURED * effort(compression),
         };
         // What is not known is taken to be as much again.
-        let upload = last.and_then(|last| Some(last.upload? * resident / last.resident as f64)).unwrap_or(save);
+        let upload = last.and_then(|last| Some(last.upload? * bytes / last.bytes as f64)).unwrap_or(save);
         if save + upload <= window {
             return Fit::Save(compression);
         }
@@ -101,7 +101,7 @@ mod tests {
     const HARD: Compression = Compression::Zstd { level: 19 };
 
     fn last(seconds: f64, upload: Option<f64>) -> Option<Last> {
-        Some(Last { resident: 1_000, seconds, effort: None, upload })
+        Some(Last { bytes: 1_000, seconds, effort: None, upload })
     }
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
         let Fit::Not(missing) = fit(4_000, Compression::Auto, last(40.0, None), WINDOW) else { panic!("it fits") };
         assert!((missing.as_secs_f64() - (160.0 / 2.3 - 60.0)).abs() < 1e-6, "{missing:?}");
         // The last one was packed without compression already.
-        let quick = Some(Last { resident: 1_000, seconds: 40.0, effort: Some(1.0), upload: None });
+        let quick = Some(Last { bytes: 1_000, seconds: 40.0, effort: Some(1.0), upload: None });
         assert_eq!(fit(2_000, Compression::Auto, quick, WINDOW), Fit::Not(Duration::from_secs(20)));
     }
 

@@ -1,12 +1,19 @@
 //! Files of the scratch directory that the payload, or a checkpoint, may have replaced by links and pipes: opened from outside the
 //! sandbox, so never through a link, and without waiting for a pipe's reader.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag, mknodat};
+use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
+
+use crate::checkpoint::manifest::{Socket, StreamFile};
+use crate::checkpoint::tree::open_below;
 
 /// Opens the regular file `path` below `directory` for writing; makes it if it is missing.
 pub fn open_output(directory: &File, path: &Path) -> io::Result<File> {
@@ -24,6 +31,44 @@ fn open(directory: &File, path: &Path, more: OFlag, mode: Mode) -> io::Result<Fi
     let file = File::from(openat2(directory, path, OpenHow::new().flags(flags).mode(mode).resolve(resolve))?);
     let metadata = file.metadata()?;
     if metadata.is_file() { Ok(file) } else { Err(io::Error::other(format!("{} is no file", path.display()))) }
+}
+
+/// Gives standard streams their further names again.
+pub fn link_streams(scratch: &Path, streams: &[StreamFile]) -> io::Result<()> {
+    let base = File::open(scratch)?;
+    for stream in streams.iter().filter(|stream| !stream.links.is_empty()) {
+        let (from, name) = parent(&base, &stream.path)?;
+        for link in &stream.links {
+            let (to, other) = parent(&base, link.as_path())?;
+            match unlinkat(&to, other, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            linkat(&from, name, &to, other, LinkatFlags::empty())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the names of unix sockets that nobody listens on. What is there stays: it is a socket that criu has made, which lives.
+pub fn make_sockets(base: &File, sockets: &[Socket]) {
+    for socket in sockets {
+        let mode = Mode::from_bits_truncate(socket.mode & 0o777);
+        let made = parent(base, socket.path.as_path())
+            .and_then(|(to, name)| Ok(mknodat(&to, name, SFlag::S_IFSOCK, mode, 0)?));
+        match made {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                tracing::warn!("the socket {} is lost: {error}", socket.path);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The directory of a path below `base`, and the path's last part.
+fn parent<'a>(base: &File, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EINVAL.into()) };
+    Ok((open_below(base, above, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?, name))
 }
 
 #[cfg(test)]

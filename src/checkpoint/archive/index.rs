@@ -24,13 +24,19 @@ pub enum Kind {
     Fifo,
 }
 
-/// A time of last modification.
+/// A time of last modification, or of last access.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mtime {
     /// Seconds since the epoch, before it negative.
     pub s: i64,
     /// Nanoseconds, below 1,000,000,000.
     pub ns: u32,
+}
+
+impl From<(i64, u32)> for Mtime {
+    fn from((s, ns): (i64, u32)) -> Mtime {
+        Mtime { s, ns }
+    }
 }
 
 /// A piece of a member's content, in the order of the content.
@@ -74,6 +80,12 @@ pub struct Member {
     pub mode: u32,
     /// Time of last modification.
     pub mtime: Mtime,
+    /// Time of last access, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub atime: Option<Mtime>,
+    /// Extended attributes, POSIX ACLs among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub xattrs: Vec<Xattr>,
     /// Length of its content in bytes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub size: u64,
@@ -83,6 +95,15 @@ pub struct Member {
     /// Its content.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extents: Vec<Extent>,
+}
+
+/// An extended attribute. Its value is written as names are: text where it is UTF-8, hexadecimal where it is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xattr {
+    /// As xattr(7) has it: `user.origin`, `system.posix_acl_access`.
+    pub name: Name,
+    /// Its bytes.
+    pub value: Name,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -145,7 +166,9 @@ impl Index {
             (Kind::Symlink, Some(_)) | (Kind::File | Kind::Dir | Kind::Fifo, None) => {}
             _ => return Err("a link without target, or a target without link".into()),
         }
-        if member.mode > 0o7777 || member.mtime.ns >= 1_000_000_000 {
+        if member.mode > 0o7777
+            || [Some(member.mtime), member.atime].iter().flatten().any(|time| time.ns >= 1_000_000_000)
+        {
             return Err("mode or time is out of range".into());
         }
         if member.kind != Kind::File && (member.size != 0 || !member.extents.is_empty()) {
@@ -182,6 +205,8 @@ mod tests {
             kind: Kind::File,
             mode: 0o644,
             mtime: Mtime::default(),
+            atime: None,
+            xattrs: vec![],
             size: 10,
             link: None,
             extents: vec![Extent::Data { frame: 0, at: 512, len: 10 }],

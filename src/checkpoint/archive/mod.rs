@@ -43,7 +43,7 @@ mod tests;
 pub use error::ArchiveError;
 pub use extract::{Existing, ExtractOptions, Extracted, extract};
 pub use frame::Compression;
-pub use index::{Extent, Kind, Member, Mtime};
+pub use index::{Extent, Kind, Member, Mtime, Xattr};
 pub use member::{Lent, MemberReader, Piece};
 pub use name::Name;
 pub use reader::Reader;

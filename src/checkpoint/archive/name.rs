@@ -12,8 +12,8 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
-/// Longest name in bytes: PATH_MAX of Linux. Nothing longer could be opened in one call.
-pub const MAX_NAME: usize = 4096;
+/// Longest name in bytes. A path may be longer than PATH_MAX: it is then opened in steps.
+pub const MAX_NAME: usize = 256 << 10;
 
 /// A path as stored in the index: a JSON string where it is UTF-8, and `{"hex": "…"}` where it is not.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,7 +42,7 @@ impl Name {
             return Err("the name is empty");
         }
         if bytes.len() > MAX_NAME {
-            return Err("the name is longer than 4096 bytes");
+            return Err("the name is longer than 256 KiB");
         }
         if bytes.contains(&0) {
             return Err("the name contains a zero byte");

@@ -207,8 +207,9 @@ impl Shared {
             std::collections::hash_map::Entry::Occupied(_) => return Err(named("there are two of this name")),
             std::collections::hash_map::Entry::Vacant(slot) => slot.insert(number),
         };
-        let (name, link, mode) = (meta.name.clone(), meta.link.clone(), meta.mode & 0o7777);
-        let member = Member { name, kind: meta.kind, mode, mtime: meta.mtime, size: 0, link, extents: Vec::new() };
+        let Meta { name, kind, mode, mtime, atime, xattrs, size: _, link } = meta.clone();
+        let member =
+            Member { name, kind, mode: mode & 0o7777, mtime, atime, xattrs, size: 0, link, extents: Vec::new() };
         table.entries.push(Entry { member, whole: false, done: false });
         Ok(number)
     }

@@ -20,7 +20,7 @@ use super::error::ArchiveError;
 use super::flush::{self, Flusher};
 use super::format::{Digest, MANIFEST, MAX_MANIFEST};
 use super::frame::{Compression, Encoder, Out};
-use super::index::{Kind, Member, Mtime};
+use super::index::{Kind, Member, Mtime, Xattr};
 use super::name::Name;
 use super::sample::Prices;
 use super::shared::{CHUNK, Job, SMALL, Shared, lock};
@@ -50,6 +50,10 @@ pub struct Meta {
     pub mode: u32,
     /// Time of last modification.
     pub mtime: Mtime,
+    /// Time of last access, if it is another one.
+    pub atime: Option<Mtime>,
+    /// Extended attributes.
+    pub xattrs: Vec<Xattr>,
     /// Length of the content of a file in bytes.
     pub size: u64,
     /// Target of a symbolic link as it is, or name of the member that a hard link is a further name of.
@@ -59,7 +63,16 @@ pub struct Meta {
 impl Meta {
     /// A file of this name and size, readable by its owner alone, with no time.
     pub fn file(name: impl AsRef<std::ffi::OsStr>, size: u64) -> Self {
-        Self { name: Name::new(name), kind: Kind::File, mode: 0o600, mtime: Mtime::default(), size, link: None }
+        Self {
+            name: Name::new(name),
+            kind: Kind::File,
+            mode: 0o600,
+            mtime: Mtime::default(),
+            atime: None,
+            xattrs: Vec::new(),
+            size,
+            link: None,
+        }
     }
 }
 

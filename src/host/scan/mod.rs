@@ -4,6 +4,7 @@
 mod descriptors;
 mod mappings;
 mod network;
+mod restorable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -59,6 +60,12 @@ pub enum Kind {
     Namespace(&'static str),
     /// A program that may be executed but not read.
     Unreadable(PathBuf),
+    /// A file below /proc that tells of a thread. CRIU makes threads when all files are open again.
+    ThreadFile(PathBuf),
+    /// More mappings that CRIU needs a descriptor for, all at the same time, than this limit of open files.
+    Mappings(u64),
+    /// More pipes with an end for reading than this, which CRIU can save.
+    Pipes(usize),
     /// A TCP connection whose other end is in the payload too, in the host's network.
     TcpInside,
     /// A TCP connection to the outside, in the host's network.
@@ -93,6 +100,13 @@ impl Kind {
             Kind::Traced(by) => format!("is traced by process {by}, and a process has one tracer at most"),
             Kind::Namespace(kind) => format!("has a {kind} namespace of its own, which CRIU cannot save without privilege"),
             Kind::Unreadable(path) => format!("runs {}, which it may execute but not read", path.display()),
+            Kind::ThreadFile(path) => {
+                format!("has {} open, which tells of a thread; CRIU opens files again before it makes threads", path.display())
+            }
+            Kind::Mappings(limit) => format!(
+                "has so many shared mappings that a restore needs more than the {limit} open files that the hard limit allows"
+            ),
+            Kind::Pipes(most) => format!("and the job's other processes have more than {most} pipes open, which is all that CRIU saves"),
             Kind::TcpInside => "has a TCP connection to another process of the job, which a restore closes".into(),
             Kind::TcpOutside(to) => format!("has a TCP connection to {to}, which a restore closes"),
         }
@@ -115,6 +129,11 @@ impl Kind {
             Kind::Traced(_) => "run it without the debugger or tracer",
             Kind::Namespace(_) => "start the program without a container or sandbox of its own",
             Kind::Unreadable(_) => "make the program readable",
+            Kind::ThreadFile(_) => "let the program, or its monitoring, close the file after each reading",
+            Kind::Mappings(_) => {
+                "start the job with a higher hard limit of open files (ulimit -n), or share fewer, larger mappings"
+            }
+            Kind::Pipes(_) => "let the program use fewer pipes, or socket pairs instead",
             Kind::Device(path) if is_gpu(path) => "run this job without checkpoints: GPUs are not supported here",
             Kind::TcpInside => "set network = \"private\"",
             Kind::TcpOutside(_) => {
@@ -177,10 +196,14 @@ pub fn scan(proc: &Path, network: Network) -> Vec<Finding> {
     let mut seen: BTreeMap<Kind, Vec<u32>> = BTreeMap::new();
     let mut sockets: Vec<(u32, u64)> = Vec::new();
     let processes = processes(proc);
+    if let Some((pid, kind)) = restorable::pipes(&processes) {
+        seen.insert(kind, vec![pid]);
+    }
     for process in &processes {
         let mut kinds = BTreeSet::new();
         mappings::look(&process.path, &mut kinds);
         descriptors::look(&process.path, &mut kinds, |inode| sockets.push((process.pid, inode)));
+        restorable::look(proc, &process.path, &mut kinds);
         look_at_status(&process.path, &mut kinds);
         look_at_namespaces(proc, &process.path, &mut kinds);
         for kind in kinds {
@@ -205,18 +228,23 @@ pub fn scan(proc: &Path, network: Network) -> Vec<Finding> {
     seen.into_iter().filter_map(finding).collect()
 }
 
-/// Why the processes that `proc` shows must not be dumped, if so: what CRIU would save without an error and restore wrongly.
+/// Why the processes that `proc` shows must not be dumped, if so: what CRIU would save without an error and restore wrongly, or nowhere.
 pub fn wrong_if_restored(proc: &Path) -> Option<String> {
+    let told = |pid: u32, kind| {
+        let name = fs::read_to_string(proc.join(pid.to_string()).join("comm")).unwrap_or_default();
+        Finding { pid, name: name.trim().to_owned(), kind, others: 0 }.to_string()
+    };
     let mut kinds = BTreeSet::new();
-    for process in processes(proc) {
+    let processes = processes(proc);
+    for process in &processes {
         mappings::look_for_memfds(&process.path, &mut kinds);
         descriptors::look_for_semaphores(&process.path, &mut kinds);
+        restorable::look(proc, &process.path, &mut kinds);
         if let Some(kind) = kinds.pop_first() {
-            let name = fs::read_to_string(process.path.join("comm")).unwrap_or_default();
-            return Some(Finding { pid: process.pid, name: name.trim().to_owned(), kind, others: 0 }.why());
+            return Some(told(process.pid, kind));
         }
     }
-    None
+    restorable::pipes(&processes).map(|(pid, kind)| told(pid, kind))
 }
 
 fn processes(proc: &Path) -> Vec<Process> {

@@ -35,13 +35,15 @@ impl Supervisor {
             return Some(set);
         }
         let time = vacate_window(&self.launch.job);
+        let files =
+            save::bytes_of_files(&self.launch.job.scratch, &self.launch.not_carried, &self.inputs, &self.shm_path());
         let last = self.last_cost.map(|cost| Last {
-            resident: cost.resident_bytes,
+            bytes: cost.resident_bytes.saturating_add(cost.file_bytes),
             seconds: cost.frozen_seconds,
             effort: cost.effort,
             upload: self.history.gap_seconds.map(|gap| (gap - cost.frozen_seconds).max(0.0)),
         });
-        let compression = match window::fit(resident, set, last, time) {
+        let compression = match window::fit(resident.saturating_add(files), set, last, time) {
             Fit::Save(compression) => compression,
             Fit::Not(missing) if self.generation > 0 => {
                 self.warn(format!(
@@ -255,6 +257,8 @@ impl Supervisor {
             relayed: launch.relayed.clone(),
             readers: launch.readers.clone(),
             inputs: Vec::new(),
+            removed: Vec::new(),
+            sockets: Vec::new(),
             unpacked_bytes: None,
             files: carry::choose(
                 &self.sandbox.proc(),

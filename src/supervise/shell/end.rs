@@ -6,6 +6,7 @@ use super::super::launch::Launch;
 use super::super::machine::{End, Input};
 use super::super::{placeholders, streams, within};
 use super::supervisor::{Ending, Supervisor};
+use crate::checkpoint::tree;
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended, Exit, Failure};
 use crate::host::cpu;
 use crate::htcondor::advice::{ON_EXIT_REMOVE, takes_for_ours};
@@ -144,7 +145,7 @@ fn clean_up(launch: &Launch) {
             tracing::warn!("cannot empty {}: {error}", path.display());
         }
     }
-    if let Err(error) = std::fs::remove_dir_all(launch.job.scratch.join(STATE_DIR)) {
+    if let Err(error) = tree::remove_all(&launch.job.scratch.join(STATE_DIR)) {
         tracing::warn!("cannot remove {STATE_DIR}: {error}");
     }
     streams::mark_changed(&launch.streams, &launch.job.scratch);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use super::super::bring_back::{self, Serving};
+use super::super::bring_back::{self, Places, Serving};
 use super::super::machine::{Input, Unpacked};
 use super::super::{patience, policy, wall_clock};
 use super::event::{self, Event};
@@ -33,9 +33,11 @@ impl Supervisor {
         let not_carried = self.launch.not_carried.clone();
         let shm = self.shm_path();
         let threads = self.launch.threads();
+        let ours = !self.launch.settings.foreign;
         let sender = self.sender.clone();
         let unpack = event::spawn("unpack", move || {
-            let result = bring_back::unpack(&opened, &checkpoint, &scratch, &not_carried, &shm, threads);
+            let places = Places { scratch: &scratch, not_carried: &not_carried, shm: &shm, ours, threads };
+            let result = bring_back::unpack(&opened, &checkpoint, &places);
             let _ = sender.send(Event::Unpacked(Box::new(result)));
         });
         if let Err(error) = unpack {
@@ -46,6 +48,7 @@ impl Supervisor {
 
     pub(super) fn unpacked(&mut self, unpacked: bring_back::Unpacked) -> Input {
         self.inputs = Arc::new(Mutex::new(unpacked.inputs));
+        self.finish = unpacked.finish;
         let ended = self.launch.opened.as_ref().and_then(|opened| opened.manifest.finished);
         if let Some(ended) = ended {
             tracing::info!("the payload had ended by {ended} before the last checkpoint");
@@ -89,6 +92,7 @@ impl Supervisor {
             return Input::NotRestored(self.failed_restore(&cause.why, cause.remedy));
         };
         self.tree = Some(Tree { root, ..tree });
+        std::mem::take(&mut self.finish).finish_files(&self.shm_path());
         self.tell_init(&Request::Adopt { main: tree.main });
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::info!(generation = self.generation, seconds, "the payload runs again");

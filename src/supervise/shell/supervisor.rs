@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::super::bring_back::Serving;
+use super::super::bring_back::{Finish, Serving};
 use super::super::launch::Launch;
 use super::super::machine::{End, Input, Machine, Moment};
 use super::super::relay::Relays;
@@ -39,6 +39,8 @@ pub struct Supervisor {
     /// What it is to be.
     pub(super) this_save: ThisSave,
     pub(super) serving: Option<Serving>,
+    /// What is left to do for the files of a restore.
+    pub(super) finish: Finish,
     pub(super) inputs: Arc<Mutex<Inputs>>,
     pub(super) tree: Option<Tree>,
     /// The last committed generation; 0 before the first.
@@ -97,6 +99,7 @@ impl Supervisor {
             saving: None,
             this_save: ThisSave { resident: 0, effort: 1.0, given_up: false },
             serving: None,
+            finish: Finish::default(),
             inputs: Arc::new(Mutex::new(inputs)),
             tree: None,
             generation: opened.map_or(0, |opened| opened.manifest.generation),
