@@ -46,6 +46,8 @@ fn common(places: &Places<'_>, network: Network) -> Vec<String> {
         "--force-irmap".into(),
         "--irmap-scan-path".into(),
         text(places.job),
+        "--action-script".into(),
+        text(&places.images.join(HELD)),
     ];
     match network {
         Network::Host => args.push("--tcp-close".into()),
@@ -55,7 +57,8 @@ fn common(places: &Places<'_>, network: Network) -> Vec<String> {
     args
 }
 
-/// The socket at which criu waits, in the images directory, while the checkpoint is committed (`sandbox/helpers/held.rs`).
+/// The socket at which criu waits, in the images directory, while the checkpoint is committed, or before what it has restored runs
+/// (`sandbox/helpers/held.rs`).
 pub const HELD: &str = "held.sock";
 
 /// Saves the tree below `root`. criu holds it until it is told to let it go on.
@@ -64,7 +67,6 @@ pub fn dump(places: &Places<'_>, network: Network, root: i32) -> Vec<String> {
     args.extend(common(places, network));
     args.extend(["-t".into(), root.to_string(), "-o".into(), DUMP_LOG.into()]);
     args.extend(["--ghost-limit", GHOST_LIMIT].map(String::from));
-    args.extend(["--action-script".into(), places.images.join(HELD).to_string_lossy().into_owned()]);
     if network == Network::Host {
         args.push("--skip-in-flight".into());
     }

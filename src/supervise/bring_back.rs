@@ -18,7 +18,7 @@ use crate::checkpoint::streaming::ArchiveSource;
 use crate::checkpoint::{Inputs, Manifest, NotCarried, inventory, manifest};
 use crate::criu::features::Feature;
 use crate::criu::images::Rewrite;
-use crate::criu::stream::{Cancel, Serve, StreamError};
+use crate::criu::stream::{Cancel, Hold, Serve, StreamError};
 use crate::exit::{Exit, Failure};
 use crate::host::limits;
 
@@ -110,19 +110,25 @@ pub fn rewrite(manifest: &Manifest, groups: &[u32], kernel: &str) -> Rewrite {
 /// A restore that is being served: criu asks, the archive answers.
 pub struct Serving {
     cancel: Cancel,
+    hold: Cancel,
     thread: JoinHandle<Result<(), StreamError>>,
 }
 
 impl Serving {
     /// Listens for criu, which may be started after this. `broken` is called if the images cannot be given: criu may then wait
-    /// for ever.
+    /// for ever. `held` is called when everything has been restored and nothing runs yet.
     pub fn begin(
         opened: Arc<Opened>,
         images: &Path,
         rewrite: Rewrite,
         threads: usize,
         broken: impl FnOnce() + Send + 'static,
+        held: impl FnOnce() + Send + 'static,
     ) -> Result<Serving, Failure> {
+        let waits = Hold::listen(images).map_err(here)?;
+        let hold = waits.cancel_handle();
+        let waiter = std::thread::Builder::new().name("held".into());
+        waiter.spawn(move || drop(waits.wait(held))).map_err(here)?;
         let serve = Serve::listen(images).map_err(here)?;
         let cancel = serve.cancel_handle();
         let thread = std::thread::Builder::new().name("serve".into()).spawn(move || {
@@ -132,12 +138,13 @@ impl Serving {
             }
             result.map(drop)
         });
-        Ok(Serving { cancel, thread: thread.map_err(here)? })
+        Ok(Serving { cancel, hold, thread: thread.map_err(here)? })
     }
 
     /// After criu's end: why the images could not be given, if so.
     pub fn end(self, checkpoint: &Path) -> Option<Failure> {
         self.cancel.cancel();
+        self.hold.cancel();
         let error = self.thread.join().ok()?.err()?;
         match &error {
             StreamError::Cancelled => None,
@@ -225,8 +232,8 @@ pub struct Finish {
 }
 
 impl Finish {
-    /// Gives modes and times once more, and makes the names of sockets that nobody listens on. Best while the tree is still held; a payload
-    /// that runs already would see the times change.
+    /// Gives modes and times once more, and makes the names of sockets that nobody listens on, while the tree is still held: a payload that
+    /// runs would see the times change.
     pub fn finish_files(self, shm: &Path) {
         for (into, later) in [self.scratch.as_path(), shm].into_iter().zip(&self.settled) {
             let Ok(directory) = File::open(into) else { continue };

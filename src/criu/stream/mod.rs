@@ -45,7 +45,7 @@ mod socket;
 use std::io::{self, Read};
 
 pub use capture::{Capture, Captured, Held};
-pub use serve::{Serve, Served};
+pub use serve::{Hold, Serve, Served};
 pub use socket::Cancel;
 
 /// Where the images of a dump go.

@@ -15,11 +15,38 @@ use rustix::io::ioctl_fionread;
 
 use super::socket::{Cancel, Listener, Stop, next_request, receive_pipe, send_reply, stopped};
 use super::{ImageReader, ImageSource, Lent, StreamError};
+use crate::criu::command::HELD;
 
 /// Listens for a `criu restore --stream`.
 #[derive(Debug)]
 pub struct Serve {
     listener: Listener,
+}
+
+/// Where a restore waits when everything is there and nothing runs yet.
+#[derive(Debug)]
+pub struct Hold {
+    listener: Listener,
+}
+
+impl Hold {
+    /// Listens in the directory that criu will get as `-D`.
+    pub fn listen(images_dir: &Path) -> Result<Self, StreamError> {
+        Ok(Self { listener: Listener::bind(images_dir, HELD)? })
+    }
+
+    /// What ends [`Hold::wait`] from another thread.
+    pub fn cancel_handle(&self) -> Cancel {
+        self.listener.cancel_handle()
+    }
+
+    /// Waits for criu, does this, and lets criu go on.
+    pub fn wait(self, then: impl FnOnce()) -> Result<(), StreamError> {
+        let waiting = self.listener.accept()?;
+        then();
+        drop(waiting);
+        Ok(())
+    }
 }
 
 /// What a restore has been given.

@@ -1,5 +1,5 @@
-//! A shared object that is preloaded into criu: at the moment when every image has been written and the tasks are still held, criu
-//! waits for our word. `mod.rs` beside this file says what for.
+//! A shared object that is preloaded into criu: at the moment when every image has been written, or everything has been restored, and the
+//! tasks are still held, criu waits for our word. `mod.rs` beside this file says what for.
 //!
 //! criu runs its action scripts in a child, with execvp(3). Where the script is our socket, that means here: connect to it and wait. It has
 //! no libc; `build.rs` compiles it with the same rustc.
@@ -66,9 +66,13 @@ pub unsafe extern "C" fn execvp(file: *const u8, arguments: *const *const u8) ->
     // SAFETY: a name that ends with a zero byte; this process has one thread.
     let action = unsafe { getenv(c"CRTOOLS_SCRIPT_ACTION".as_ptr().cast()) };
     // SAFETY: a string of C, which the environment owns.
-    if action.is_null() || unsafe { CStr::from_ptr(action.cast()) } != c"post-dump" {
-        exit(0)
-    }
+    let action = if action.is_null() { c"" } else { unsafe { CStr::from_ptr(action.cast()) } };
+    let end = match action.to_bytes() {
+        b"post-dump" => GO_ON,
+        // The tasks of a restore have not been let go yet.
+        b"pre-resume" => 0,
+        _ => exit(0),
+    };
     // SAFETY: neither touches memory. If criu is killed, whoever waits at the socket is to see that.
     let parent = unsafe {
         call(SYS_PRCTL, [PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0]);
@@ -80,7 +84,7 @@ pub unsafe extern "C" fn execvp(file: *const u8, arguments: *const *const u8) ->
     if parent != 1 {
         wait_at(path);
     }
-    exit(GO_ON)
+    exit(end)
 }
 
 fn exit(code: usize) -> ! {

@@ -12,9 +12,9 @@
 //! `/proc/self/mountinfo` says, is the device of the overlay. The helper lets criu's stat(2) answer with the overlay's. What it does is in
 //! `devices.rs`.
 //!
-//! [`HELD`], only for a dump: criu runs an action script when every image has been written and the tasks are still held, and lets them go on
-//! if that fails. The helper stands for the script: it connects to a socket of ours and waits until we close it: meanwhile the archive is
-//! written and committed. So no task is ever stopped by a signal, which its parent would see. What it does is in `held.rs`.
+//! [`HELD`]: criu runs an action script when every image has been written and the tasks are still held, and lets them go on if that fails. The helper stands for the script: it connects to a socket of ours and waits until we close it: meanwhile the archive is
+//! written and committed. So no task is ever stopped by a signal, which its parent would see. At a restore it waits in the same way before the
+//! tasks run, until their files have the times and modes that they had. What it does is in `held.rs`.
 //!
 //! [`RELEASED`], only for a restore: criu lets the restored tasks go one after the other (its `finalize_restore_detach`), and each runs from then on. One that was about to end
 //! its children, or all threads of its process, may do so before criu comes to them, and criu's restore would fail: "Unable to detach". Such a task has been
@@ -71,7 +71,7 @@ pub(super) fn preload(job: CriuJob) -> String {
         (job == CriuJob::Dump, HELD),
     ];
     let more = more.into_iter().filter_map(|(wanted, name)| wanted.then_some(name));
-    format!("LD_PRELOAD={}", [DRAINED].into_iter().chain(more).collect::<Vec<_>>().join(":"))
+    format!("LD_PRELOAD={}", [DRAINED, HELD].into_iter().chain(more).collect::<Vec<_>>().join(":"))
 }
 
 /// Forgets what an earlier criu has left.

@@ -65,7 +65,9 @@ impl Supervisor {
         let rewrite = bring_back::rewrite(&opened.manifest, &self.launch.groups, &self.launch.kernel);
         let sender = self.sender.clone();
         let broken = move || drop(sender.send(Event::StreamBroken));
-        match Serving::begin(opened, &self.images_dir(), rewrite, self.launch.threads(), broken) {
+        let (finish, shm) = (std::mem::take(&mut self.finish), self.shm_path());
+        let held = move || finish.finish_files(&shm);
+        match Serving::begin(opened, &self.images_dir(), rewrite, self.launch.threads(), broken, held) {
             Ok(serving) => self.serving = Some(serving),
             Err(failure) => {
                 self.follows.push_back(Input::NotRestored(failure));
@@ -92,7 +94,6 @@ impl Supervisor {
             return Input::NotRestored(self.failed_restore(&cause.why, cause.remedy));
         };
         self.tree = Some(Tree { root, ..tree });
-        std::mem::take(&mut self.finish).finish_files(&self.shm_path());
         self.tell_init(&Request::Adopt { main: tree.main });
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::info!(generation = self.generation, seconds, "the payload runs again");
