@@ -3,6 +3,7 @@
 pub mod bundle;
 pub mod closure;
 pub mod command;
+pub mod executable;
 pub mod features;
 pub mod find;
 pub mod images;
@@ -10,4 +11,5 @@ pub mod log;
 pub mod stream;
 mod wire;
 
-pub use find::{Criu, find};
+pub use executable::{Criu, TESTED, Version};
+pub use find::find;

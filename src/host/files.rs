@@ -14,9 +14,9 @@ use elf::abi::PT_NOTE;
 use elf::endian::AnyEndian;
 use elf::note::Note;
 use nix::sys::statfs::{self, FsType, statfs};
+use serde::{Deserialize, Serialize};
 
 use super::content;
-use crate::checkpoint::manifest::HostFile;
 use crate::sandbox::OUR_ROOT;
 
 /// What belongs to the payload, the kernel or us, and is not the host's.
@@ -71,6 +71,24 @@ fn read_only(process: &Path, descriptor: &std::ffi::OsStr) -> bool {
     flags
         .and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok())
         .is_some_and(|flags| flags & libc::O_ACCMODE == libc::O_RDONLY)
+}
+
+/// A file of the host, outside the carried directories.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFile {
+    /// As the payload sees it.
+    #[serde(with = "crate::name::bytes")]
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// Of its content, for what has no build id (`crate::host::content`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The GNU build id in hex, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build_id: Option<String>,
+    /// Whether the checkpoint carries it.
+    pub carried: bool,
 }
 
 /// The file at `path` below `root`.

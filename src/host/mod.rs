@@ -3,7 +3,6 @@
 pub mod baseline;
 pub mod content;
 pub mod cpu;
-pub mod doctor;
 pub mod files;
 pub mod limits;
 pub mod mpi;

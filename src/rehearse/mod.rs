@@ -5,6 +5,7 @@
 //! every file. [`table`] prints what the evictions cost, [`timeline`] makes a page of it.
 
 mod compare;
+mod life;
 pub mod once;
 mod starter;
 mod table;
@@ -19,7 +20,8 @@ use nix::sys::signal::Signal;
 
 use crate::exit::{Ended, Exit, Failure};
 use crate::report;
-use starter::{Ending, Life, Starter};
+use life::{Ending, Eviction, Life};
+use starter::Starter;
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -42,29 +44,6 @@ pub struct Options {
     pub run_flags: Vec<OsString>,
     /// The payload.
     pub command: Vec<OsString>,
-}
-
-/// An eviction and what it cost, as far as the log tells.
-#[derive(Debug, Clone, Default)]
-pub struct Eviction {
-    /// vacate, hard or interval
-    pub why: String,
-    /// Which generation was committed.
-    pub generation: Option<u64>,
-    /// See the log.
-    pub frozen_seconds: Option<f64>,
-    /// See the log.
-    pub commit_seconds: Option<f64>,
-    /// See the log.
-    pub bytes: Option<u64>,
-    /// From the restart until the payload ran again.
-    pub running_again_seconds: Option<f64>,
-    /// When the life began that it ended, in seconds since the epoch.
-    pub began: f64,
-    /// When that life had ended.
-    pub ended: f64,
-    /// Where it was.
-    pub host: String,
 }
 
 /// Runs it, prints the result; `Success` only if all is equal.
@@ -105,7 +84,7 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
         (Ending::Ours(words), _) => vec![words.clone()],
     };
     if let Some(path) = &options.report {
-        let happened = evictions.iter().filter(|eviction| eviction.why != "interval").count();
+        let happened = evictions.iter().filter(|eviction| eviction.takes_away()).count();
         let about = timeline::about(&program, options, &difference, happened);
         report::write(path, &report::page::page(&about, &timeline::jobs(&peace, &last, &evictions)))?;
     }
@@ -122,7 +101,7 @@ fn verdict(
     difference: Vec<String>,
     alone: Duration,
 ) -> Exit {
-    let happened = evictions.iter().filter(|eviction| eviction.why != "interval").count();
+    let happened = evictions.iter().filter(|eviction| eviction.takes_away()).count();
     if difference.is_empty() {
         if let Ending::Payload(ended) = last.ending {
             crate::say!("uninterrupted: {:.1} s, {ended}", alone.as_secs_f64());

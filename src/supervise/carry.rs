@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use super::bring_back::Opened;
 use super::save::HOST;
 use crate::checkpoint::archive::{ExtractOptions, extract};
-use crate::checkpoint::manifest::HostFile;
 use crate::exit::{Exit, Failure};
+use crate::host::files::HostFile;
 use crate::host::{files, namespaces};
 use crate::settings::CarryFiles;
 

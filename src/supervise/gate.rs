@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use crate::checkpoint::Manifest;
+use crate::criu::executable::{self, Version};
 use crate::criu::features::Feature;
-use crate::criu::find::{self, Version};
 use crate::exit::{Exit, Failure};
 use crate::host::{cpu, limits};
 
@@ -90,7 +90,7 @@ fn number(release: &str) -> Option<(u32, u32)> {
 
 /// An older CRIU passes over what it does not know in the images of a newer one, without an error. A fix (4.2.1 after 4.2.0) adds nothing.
 fn criu(made_with: &str, here: Version) -> Option<String> {
-    let made = find::number(made_with)?;
+    let made = executable::number(made_with)?;
     ((here.0, here.1) < (made.0, made.1))
         .then(|| format!("it was made by CRIU {made}, and an older one may misread its images: this host has {here}"))
 }

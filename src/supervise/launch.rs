@@ -19,7 +19,7 @@ use super::{alone, carry, environment, gate, needs, placeholders, trust};
 use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::manifest::Processor;
 use crate::checkpoint::{self, NotCarried, Place, commit, tree};
-use crate::criu::{self, Criu, command, find};
+use crate::criu::{self, Criu, command};
 use crate::exit::Failure;
 use crate::host::baseline::Baseline;
 use crate::host::namespaces::UNMASK;
@@ -141,7 +141,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
     // The last line of an earlier life, before we add to it.
     let told = EndRecord::read(&job.scratch.join(journal::NAME));
     journal::open(&job.scratch, settings.log_level).map_err(unwritable)?;
-    journal::say_where(&job, &settings);
+    say_where(&job, &settings);
     placeholders::remove(&job);
     let told = told.filter(|record| job.unique_id().as_ref() == Some(&record.condor_criu_job));
     let told_before = told.as_ref().is_some_and(|record| job.is_retry_of(record.attempt));
@@ -194,11 +194,11 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         failure.of_this_host_if(opened.is_some())
     })?;
     tracing::info!(version = %criu.version, bundled = criu.bundled, "criu is {}", criu.directory.join(&criu.name).display());
-    if criu.version < find::TESTED {
+    if criu.version < criu::TESTED {
         tracing::warn!(
             "CRIU {} fails on every socket with kernel 6.18 and on guard pages; use {}",
             criu.version,
-            find::TESTED
+            criu::TESTED
         );
     }
 
@@ -353,6 +353,26 @@ impl Launch {
                 None => failure,
             }
         })
+    }
+}
+
+/// Says in the log, and on a terminal also there, what is missing outside HTCondor.
+fn say_where(job: &Job, settings: &Settings) {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), scratch = %job.scratch.display(), job = job.id().unwrap_or_default(), "starting");
+    tracing::debug!("{settings:?}");
+    let note = match (job.under_htcondor(), job.checkpoint_code()) {
+        (false, _) => {
+            "no job ad: this is not under HTCondor; no periodic checkpoints, one when a vacate signal (SIGTERM) comes"
+        }
+        (true, None) => {
+            "the job ad has no checkpoint_exit_code: no periodic checkpoints, one when a vacate signal comes; add \
+             checkpoint_exit_code = 85 to the submit file"
+        }
+        _ => return,
+    };
+    tracing::warn!("{note}");
+    if !job.under_htcondor() && std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        crate::say_err!("condor-criu: {note}");
     }
 }
 

@@ -22,7 +22,6 @@ pub mod save;
 mod shell;
 mod streams;
 mod trust;
-pub mod wall_clock;
 pub mod window;
 mod within;
 
@@ -32,7 +31,7 @@ use signal_hook::iterator::Signals;
 
 use launch::Prepared;
 pub use launch::RunOptions;
-pub use shell::early_scan::FIRST as EARLY_WORD;
+pub use shell::early::FIRST as EARLY_WORD;
 
 use crate::checkpoint::ended::EndRecord;
 use crate::exit::{Ended, Exit, Failure};

@@ -14,12 +14,12 @@ use nix::fcntl::OFlag;
 use rustix::fs::{fgetxattr, flistxattr};
 
 use super::save::{COMPAT, Committed, HOST, REAPER, SHM, Stopped, WORK};
-use super::wall_clock;
 use crate::checkpoint::archive::{Kind, Meta, Mtime, Name, Summary, Writer, Xattr};
 use crate::checkpoint::given::{Stamp, may_change_unseen};
 use crate::checkpoint::manifest::{Input, Socket};
 use crate::checkpoint::tree::{Entry, Stat, Tree, open_below, open_up};
 use crate::checkpoint::{Draft, inventory};
+use crate::clock;
 use crate::host::{content, files};
 
 /// What packs.
@@ -47,8 +47,8 @@ impl Packer {
         let mut manifest = self.stopped.manifest;
         manifest.unpacked_bytes = Some(self.unpacked.get());
         manifest.cost.file_bytes = self.stored.get();
-        manifest.created = wall_clock::now();
-        manifest.host.boot = wall_clock::boot();
+        manifest.created = clock::now();
+        manifest.host.boot = clock::boot();
         manifest.cost.frozen_seconds = self.began.elapsed().as_secs_f64();
         let text = serde_json::to_vec_pretty(&manifest).map_err(|error| error.to_string())?;
         let Summary { bytes_written, .. } =

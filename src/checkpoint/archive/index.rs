@@ -6,7 +6,7 @@ use super::error::ArchiveError;
 use super::filter::Filter;
 use super::format::{Digest, MAX_FRAME, opening};
 use super::frame::{Codec, Container};
-use super::name::Name;
+use crate::name::Name;
 
 /// What a member is. There is no kind for devices and sockets: neither can travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,9 +15,9 @@ use super::format::{self, Digest, Locator, MANIFEST, MAX_MANIFEST};
 use super::frame::{Container, Decoder};
 use super::index::{Extent, Frame, Index, Kind, Member};
 use super::member::{MemberReader, Piece};
-use super::name::Name;
 use super::shared::lock;
 use super::tail;
+use crate::name::Name;
 
 /// An open archive. Cheap to clone; usable from any number of threads.
 #[derive(Clone)]

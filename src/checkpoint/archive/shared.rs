@@ -13,10 +13,10 @@ use super::flush::Flusher;
 use super::format::{self, Digest, INDEX};
 use super::frame::{Compression, Encoder, Out};
 use super::index::{Extent, Frame, Index, Kind, Member};
-use super::name::Name;
 use super::tarhead::{self, Head};
 use super::twins::Twins;
 use super::writer::{Meta, submit};
+use crate::name::Name;
 
 /// Content of a full chunk in bytes, and about the size of a batch of small members. Measured on 1 GiB of doubles:
 /// 256 KiB is slower by a seventh, between 512 KiB and 4 MiB the difference drowns in the noise of the machine; 1 MiB keeps a worker's

@@ -21,12 +21,12 @@ use super::flush::{self, Flusher};
 use super::format::{Digest, MANIFEST, MAX_MANIFEST};
 use super::frame::{Compression, Encoder, Out};
 use super::index::{Kind, Member, Mtime, Xattr};
-use super::name::Name;
 use super::sample::Prices;
 use super::shared::{CHUNK, Job, SMALL, Shared, lock};
 use super::stream::MemberStream;
 use super::tail;
 use super::work::work;
+use crate::name::Name;
 
 /// How to write an archive.
 #[derive(Clone, Copy, Debug, Default)]

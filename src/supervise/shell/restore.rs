@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use super::super::bring_back::{self, Places, Serving};
 use super::super::machine::{Input, Unpacked};
-use super::super::{patience, policy, wall_clock};
+use super::super::{patience, policy};
 use super::event::{self, Event};
 use super::supervisor::Supervisor;
 use crate::checkpoint::Reason;
 use crate::checkpoint::manifest::Tree;
+use crate::clock;
 use crate::criu::{command, log};
 use crate::exit::{Ended, Exit, Failure};
 use crate::htcondor::chirp::Attribute;
@@ -106,8 +107,8 @@ impl Supervisor {
 
     /// At a restart in place: how long the upload took, from the end of the save until now.
     fn learn_of_the_upload(&mut self, seconds: f64) {
-        let now = wall_clock::boot();
-        let since = self.packed_here.take().zip(now).and_then(|(then, now)| wall_clock::between(&then, &now));
+        let now = clock::boot();
+        let since = self.packed_here.take().zip(now).and_then(|(then, now)| clock::between(&then, &now));
         let Some(since) = since else { return };
         let frozen = self.last_cost.map_or(0.0, |cost| cost.frozen_seconds);
         let gap = (since + frozen).clamp(0.0, 1e6);

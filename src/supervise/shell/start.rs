@@ -5,9 +5,10 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use signal_hook::iterator::Signals;
 
+use super::super::alone;
 use super::super::launch::Launch;
 use super::super::relay::Relays;
-use super::super::{alone, wall_clock};
+use super::clock_watch;
 use super::event::{self, Event};
 use super::supervisor::Supervisor;
 use crate::checkpoint::Inputs;
@@ -62,7 +63,7 @@ fn watch(launch: &Launch, sandbox: &Sandbox, signals: Signals, sender: &Sender<E
     {
         tracing::debug!("cannot see whether the starter lives: {error}");
     }
-    if let Err(error) = wall_clock::watch(sender.clone()) {
+    if let Err(error) = clock_watch::watch(sender.clone()) {
         tracing::debug!("cannot see whether the clock is set: {error}");
     }
     Ok(())
