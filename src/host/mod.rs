@@ -4,6 +4,7 @@ pub mod baseline;
 pub mod content;
 pub mod cpu;
 pub mod files;
+pub mod kernel;
 pub mod limits;
 pub mod mpi;
 pub mod namespaces;

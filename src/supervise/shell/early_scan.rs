@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::super::machine::State;
 use super::early::{FACTOR, RARELY};
 use super::event::{self, Event};
 use super::supervisor::Supervisor;
 use crate::host::scan::{self, Effect, Finding, Kind};
 use crate::htcondor::chirp::Attribute;
 use crate::sandbox::compat;
+use crate::supervise::machine::State;
 
 /// What a person is told: the first process of each kind, once, however often others take its place.
 fn kinds(findings: &[Finding]) -> BTreeSet<&Kind> {

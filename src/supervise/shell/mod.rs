@@ -13,6 +13,7 @@ mod restore;
 mod schedule;
 mod signal;
 mod start;
+mod starter_watch;
 mod supervisor;
 
 pub(super) use supervisor::{Ending, Supervisor};

@@ -3,9 +3,6 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use super::super::bring_back::{self, Places, Serving};
-use super::super::machine::{Input, Unpacked};
-use super::super::{patience, policy};
 use super::event::{self, Event};
 use super::supervisor::Supervisor;
 use crate::checkpoint::Reason;
@@ -15,6 +12,10 @@ use crate::criu::{command, log};
 use crate::exit::{Ended, Exit, Failure};
 use crate::htcondor::chirp::Attribute;
 use crate::sandbox::{ClockReadings, CriuJob, Request};
+use crate::supervise::machine::{Input, Unpacked};
+use crate::supervise::patience;
+use crate::supervise::timing::interval;
+use crate::supervise::work::unpack::{self, Places, Serving};
 
 impl Supervisor {
     pub(super) fn unpack(&mut self) {
@@ -38,7 +39,7 @@ impl Supervisor {
         let sender = self.sender.clone();
         let unpack = event::spawn("unpack", move || {
             let places = Places { scratch: &scratch, not_carried: &not_carried, shm: &shm, ours, threads };
-            let result = bring_back::unpack(&opened, &checkpoint, &places);
+            let result = unpack::unpack(&opened, &checkpoint, &places);
             let _ = sender.send(Event::Unpacked(Box::new(result)));
         });
         if let Err(error) = unpack {
@@ -47,7 +48,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn unpacked(&mut self, unpacked: bring_back::Unpacked) -> Input {
+    pub(super) fn unpacked(&mut self, unpacked: unpack::Unpacked) -> Input {
         self.inputs = Arc::new(Mutex::new(unpacked.inputs));
         self.finish = unpacked.finish;
         let ended = self.launch.opened.as_ref().and_then(|opened| opened.manifest.finished);
@@ -63,7 +64,7 @@ impl Supervisor {
     pub(super) fn restore(&mut self) {
         // Given away: when it is served, its memory is free again.
         let Some(opened) = self.launch.opened.take() else { return };
-        let rewrite = bring_back::rewrite(&opened.manifest, &self.launch.groups, &self.launch.kernel);
+        let rewrite = unpack::rewrite(&opened.manifest, &self.launch.groups, &self.launch.kernel);
         let sender = self.sender.clone();
         let broken = move || drop(sender.send(Event::StreamBroken));
         let (finish, shm) = (std::mem::take(&mut self.finish), self.shm_path());
@@ -114,7 +115,7 @@ impl Supervisor {
         let gap = (since + frozen).clamp(0.0, 1e6);
         self.history.gap_seconds = Some(self.history.gap_seconds.map_or(gap, |before| (before + gap) / 2.0));
         let bytes = self.launch.checkpoint.metadata().map_or(0, |metadata| metadata.len());
-        if let Some(rate) = policy::upload_rate(bytes, since - seconds) {
+        if let Some(rate) = interval::upload_rate(bytes, since - seconds) {
             tracing::info!(bytes_per_second = rate, "the upload, as far as it can be told");
             self.history.upload_rate = Some(self.history.upload_rate.map_or(rate, |before| (before + rate) / 2.0));
         }

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::policy;
 use super::supervisor::Supervisor;
 use crate::checkpoint::Reason;
 use crate::clock;
 use crate::settings::Interval;
+use crate::supervise::timing::interval;
 
 /// After a dump that failed the next try comes after this much, then twice, four times … as much.
 const RETRY: Duration = Duration::from_secs(5 * 60);
@@ -26,9 +26,9 @@ impl Supervisor {
         let regular = match settings.interval {
             Interval::Never => return,
             Interval::Every(interval) => interval,
-            Interval::Auto => policy::optimal_interval(
+            Interval::Auto => interval::optimal_interval(
                 cost,
-                policy::mean_time(settings.mean_time_between_evictions, ran, self.history.vacates),
+                interval::mean_time(settings.mean_time_between_evictions, ran, self.history.vacates),
                 settings.checkpoint_share,
             ),
         };
@@ -37,7 +37,7 @@ impl Supervisor {
             _ => regular,
         };
         let seed = format!("{} {}", self.launch.job.id().unwrap_or_default(), self.generation);
-        let mut wait = wait.mul_f64(policy::jitter(&seed));
+        let mut wait = wait.mul_f64(interval::jitter(&seed));
         if failures > 0 {
             wait = wait.max(RETRY * 2_u32.pow((failures - 1).min(RETRY_DOUBLINGS)));
         }
@@ -59,10 +59,10 @@ impl Supervisor {
         let Some(regular) = self.plan.regular else { return };
         let now = Instant::now();
         let cost = Duration::from_secs_f64(self.last_cost());
-        let end = self.launch.job.machine.as_ref().and_then(policy::known_end);
+        let end = self.launch.job.machine.as_ref().and_then(interval::known_end);
         let left = end.and_then(|end| Duration::try_from_secs_f64(end - clock::now()).ok());
         let deadline =
-            left.and_then(|left| left.checked_sub(policy::margin(cost))).and_then(|left| now.checked_add(left));
+            left.and_then(|left| left.checked_sub(interval::margin(cost))).and_then(|left| now.checked_add(left));
         let (at, reason) = match deadline {
             Some(deadline) if deadline < regular => (deadline, Reason::Deadline),
             _ => (regular, Reason::Interval),

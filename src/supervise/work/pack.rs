@@ -13,7 +13,6 @@ use std::time::Instant;
 use nix::fcntl::OFlag;
 use rustix::fs::{fgetxattr, flistxattr};
 
-use super::save::{COMPAT, Committed, HOST, REAPER, SHM, Stopped, WORK};
 use crate::checkpoint::archive::{Kind, Meta, Mtime, Name, Summary, Writer, Xattr};
 use crate::checkpoint::given::{Stamp, may_change_unseen};
 use crate::checkpoint::manifest::{Input, Socket};
@@ -21,6 +20,7 @@ use crate::checkpoint::tree::{Entry, Stat, Tree, open_below, open_up};
 use crate::checkpoint::{Draft, inventory};
 use crate::clock;
 use crate::host::{content, files};
+use crate::supervise::work::save::{COMPAT, Committed, HOST, REAPER, SHM, Stopped, WORK};
 
 /// What packs.
 pub struct Packer {

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::pack::Packer;
 use crate::checkpoint::archive::{WriteOptions, Writer};
 use crate::checkpoint::streaming::ArchiveSink;
 use crate::checkpoint::tree::{Entry, Tree};
 use crate::checkpoint::{Draft, Inputs, Manifest, NotCarried, Place, inventory};
 use crate::criu::stream::{Cancel, Capture, Captured, Held, StreamError};
+use crate::supervise::work::pack::Packer;
 
 /// Prefix of the scratch directory's files in the archive.
 pub const WORK: &str = "work";

@@ -8,9 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::gate;
-use super::save::{COMPAT, REAPER, SHM, WORK};
-use super::{streams, within};
 use crate::checkpoint::archive::extract::{self, Existing, ExtractOptions, Later};
 use crate::checkpoint::archive::{ArchiveError, Reader};
 use crate::checkpoint::manifest::Socket;
@@ -20,7 +17,10 @@ use crate::criu::features::Feature;
 use crate::criu::images::Rewrite;
 use crate::criu::stream::{Cancel, Hold, Serve, StreamError};
 use crate::exit::{Exit, Failure};
-use crate::host::limits;
+use crate::host::{kernel, limits};
+use crate::supervise::work::open_beneath;
+use crate::supervise::work::save::{COMPAT, REAPER, SHM, WORK};
+use crate::supervise::work::stdio;
 
 /// A checkpoint that has been opened and understood.
 pub struct Opened {
@@ -97,12 +97,12 @@ fn here(why: impl std::fmt::Display) -> Failure {
 }
 
 /// What has to differ in the images on this host, which has these groups and this kernel.
-pub fn rewrite(manifest: &Manifest, groups: &[u32], kernel: &str) -> Rewrite {
+pub fn rewrite(manifest: &Manifest, groups: &[u32], release: &str) -> Rewrite {
     let here = limits::here();
     Rewrite {
         groups: (manifest.identity.groups != groups).then(|| groups.to_vec()),
-        undrop: gate::lacks(kernel, Feature::DroppableMemory),
-        unguard: gate::lacks(kernel, Feature::StackGuards),
+        undrop: kernel::lacks(release, Feature::DroppableMemory),
+        unguard: kernel::lacks(release, Feature::StackGuards),
         limits: (!limits::lowered(&manifest.limits, &here).is_empty()).then(|| limits::in_order(&here)),
     }
 }
@@ -202,12 +202,12 @@ pub fn unpack(opened: &Opened, checkpoint: &Path, places: &Places<'_>) -> Result
             .map_err(|error| unusable(checkpoint, &error))?;
         settled.push(extracted.later);
     }
-    let missing = streams::cut_back(&manifest.streams, scratch)
+    let missing = stdio::cut_back(&manifest.streams, scratch)
         .map_err(|error| here(format!("cannot cut back the output: {error}")))?;
     for (path, bytes) in missing {
         tracing::warn!("{} is {bytes} bytes shorter than when the checkpoint was made", path.display());
     }
-    within::link_streams(scratch, &manifest.streams)
+    open_beneath::link_streams(scratch, &manifest.streams)
         .map_err(|error| here(format!("cannot give an output its further names: {error}")))?;
     Ok(Unpacked {
         inputs,
@@ -238,7 +238,7 @@ impl Finish {
         for (into, later) in [self.scratch.as_path(), shm].into_iter().zip(&self.settled) {
             let Ok(directory) = File::open(into) else { continue };
             if into == self.scratch {
-                within::make_sockets(&directory, &self.sockets);
+                open_beneath::make_sockets(&directory, &self.sockets);
             }
             match extract::settle(later, directory.as_fd()) {
                 0 => {}

@@ -1,0 +1,8 @@
+//! What takes long, in threads of its own, and the streams and files that it works on.
+
+pub mod open_beneath;
+pub mod pack;
+pub mod relay;
+pub mod save;
+pub mod stdio;
+pub mod unpack;
