@@ -173,7 +173,7 @@ impl Scene {
         let serve = Serve::listen(&self.path("img")).unwrap();
         let cancel = serve.cancel_handle();
         std::thread::scope(|scope| {
-            let source = ArchiveSource { archive: &archive, rewrite, threads: 2 };
+            let source = ArchiveSource { archive: &archive, rewrite, locks: &[], threads: 2 };
             let started = now();
             let thread = scope.spawn(move || serve.run(&source));
             let status = self.run(RESTORE, cancel);

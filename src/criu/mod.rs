@@ -6,6 +6,7 @@ pub mod command;
 pub mod features;
 pub mod find;
 pub mod images;
+pub mod locks;
 pub mod log;
 pub mod stream;
 mod wire;

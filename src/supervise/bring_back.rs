@@ -13,8 +13,8 @@ use super::save::{COMPAT, REAPER, SHM, WORK};
 use super::{streams, within};
 use crate::checkpoint::archive::extract::{self, Existing, ExtractOptions, Later};
 use crate::checkpoint::archive::{ArchiveError, Reader};
-use crate::checkpoint::manifest::Socket;
 use crate::checkpoint::streaming::ArchiveSource;
+use crate::checkpoint::tree::Tree;
 use crate::checkpoint::{Inputs, Manifest, NotCarried, inventory, manifest};
 use crate::criu::features::Feature;
 use crate::criu::images::Rewrite;
@@ -126,7 +126,8 @@ impl Serving {
         let serve = Serve::listen(images).map_err(here)?;
         let cancel = serve.cancel_handle();
         let thread = std::thread::Builder::new().name("serve".into()).spawn(move || {
-            let result = serve.run(&ArchiveSource { archive: &opened.reader, rewrite, threads });
+            let result =
+                serve.run(&ArchiveSource { archive: &opened.reader, rewrite, locks: &opened.manifest.locks, threads });
             if result.is_err() {
                 broken();
             }
@@ -200,16 +201,16 @@ pub fn unpack(opened: &Opened, checkpoint: &Path, places: &Places<'_>) -> Result
     for (path, bytes) in missing {
         tracing::warn!("{} is {bytes} bytes shorter than when the checkpoint was made", path.display());
     }
-    within::link_streams(scratch, &manifest.streams)
-        .map_err(|error| here(format!("cannot give an output its further names: {error}")))?;
+    Tree::open(scratch)
+        .and_then(|mut tree| {
+            within::link_streams(&mut tree, &manifest.streams)?;
+            within::make_sockets(&mut tree, WORK, &manifest.sockets)?;
+            within::make_sockets(&mut Tree::open(shm)?, SHM, &manifest.sockets)
+        })
+        .map_err(|error| here(format!("cannot make a further name or a socket: {error}")))?;
     Ok(Unpacked {
         inputs,
-        finish: Finish {
-            scratch: scratch.to_path_buf(),
-            mode: manifest.job_dir_mode & 0o777,
-            settled,
-            sockets: manifest.sockets.clone(),
-        },
+        finish: Finish { scratch: scratch.to_path_buf(), mode: manifest.job_dir_mode & 0o777, settled },
     })
 }
 
@@ -221,19 +222,15 @@ pub struct Finish {
     mode: u32,
     /// Of the scratch directory and of `/dev/shm`.
     settled: Vec<Vec<Later>>,
-    sockets: Vec<Socket>,
 }
 
 impl Finish {
-    /// Gives modes and times once more, and makes the names of sockets that nobody listens on. Best while the tree is still held; a payload
+    /// Gives modes and times once more. Best while the tree is still held; a payload
     /// that runs already would see the times change.
     pub fn finish_files(self, shm: &Path) {
         for (into, later) in [self.scratch.as_path(), shm].into_iter().zip(&self.settled) {
-            let Ok(directory) = File::open(into) else { continue };
-            if into == self.scratch {
-                within::make_sockets(&directory, &self.sockets);
-            }
-            match extract::settle(later, directory.as_fd()) {
+            let Ok(mut tree) = Tree::open(into) else { continue };
+            match extract::settle(later, &mut tree) {
                 0 => {}
                 count => tracing::warn!("{count} files or directories in {} keep another mode or time", into.display()),
             }

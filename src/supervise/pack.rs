@@ -1,6 +1,6 @@
 //! Adds the payload's files to the images of a dump, and commits. The tree is held meanwhile: nothing changes under the packer.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -25,25 +25,41 @@ use crate::host::{content, files};
 /// What packs.
 pub struct Packer {
     /// What there is to save.
-    pub stopped: Stopped,
+    stopped: Stopped,
     /// Where it goes.
-    pub draft: Draft,
+    draft: Draft,
     /// The archive, with the images in it.
-    pub writer: Writer,
+    writer: Writer,
     /// When the dump began.
-    pub began: Instant,
+    began: Instant,
     /// Bytes of the files that have been added.
-    pub unpacked: Cell<u64>,
+    unpacked: Cell<u64>,
     /// And on the disk.
-    pub stored: Cell<u64>,
+    stored: Cell<u64>,
+    /// Names of sockets that have been met.
+    sockets: RefCell<Vec<Socket>>,
 }
 
 impl Packer {
+    /// Of what is stopped since `began`, into an archive that has the images.
+    pub fn new(stopped: Stopped, draft: Draft, writer: Writer, began: Instant) -> Packer {
+        Packer {
+            stopped,
+            draft,
+            writer,
+            began,
+            unpacked: Cell::new(0),
+            stored: Cell::new(0),
+            sockets: RefCell::default(),
+        }
+    }
+
     /// Adds the files and `/dev/shm` to the images, and commits.
     pub fn pack(mut self) -> Result<Committed, String> {
         self.add_all().map_err(|error| format!("cannot pack: {error}"))?;
         let mut manifest = self.stopped.manifest;
         manifest.unpacked_bytes = Some(self.unpacked.get());
+        manifest.sockets = self.sockets.take();
         manifest.cost.file_bytes = self.stored.get();
         manifest.created = wall_clock::now();
         manifest.host.boot = wall_clock::boot();
@@ -139,9 +155,6 @@ impl Packer {
             }
         }
         self.stopped.manifest.inputs = inputs;
-        let sockets = carried.iter().filter(|entry| entry.stat.is_socket());
-        let sockets = sockets.map(|entry| Socket { path: Name::new(&entry.path), mode: entry.stat.mode() });
-        self.stopped.manifest.sockets = sockets.collect();
         let carried = self.without_names_of_streams(&tree, carried);
         self.add_tree(&tree, WORK, carried)
     }
@@ -181,7 +194,11 @@ impl Packer {
                 _ if stat.is_file() => Kind::File,
                 _ if stat.is_symlink() => Kind::Symlink,
                 _ if stat.is_fifo() => Kind::Fifo,
-                // Sockets are made again by criu; devices cannot be made without privilege, so there are none.
+                _ if stat.is_socket() => {
+                    self.sockets.borrow_mut().push(Socket { path: Name::new(&name), mode: stat.mode() });
+                    continue;
+                }
+                // Devices cannot be made without privilege, so there are none.
                 _ => continue,
             };
             if stat.links() > 1 {
@@ -196,10 +213,11 @@ impl Packer {
             let mut meta = meta(&name, kind, stat);
             match kind {
                 Kind::File => {
-                    let file = tree.read(&entry)?;
+                    let reading = tree.read(&entry)?;
+                    let file = &reading.file;
                     self.stored.set(self.stored.get().saturating_add(stat.stored()));
-                    meta.xattrs = attributes(&file);
-                    self.add_file(meta, &file)?;
+                    meta.xattrs = attributes(file);
+                    self.add_file(meta, file)?;
                 }
                 Kind::Symlink => {
                     meta.link = Some(Name::new(tree.read_link(&entry)?));

@@ -1,6 +1,5 @@
 //! From a stopped process tree to a committed checkpoint. Runs in a thread of its own: the supervisor goes on listening.
 
-use std::cell::Cell;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -82,11 +81,7 @@ pub fn finished(
     let (draft, file) = Draft::create(&target.state_dir, target.place.clone())?;
     let options = target.options;
     let writer = Writer::create(file, options)?;
-    let work = move || {
-        done(
-            Packer { stopped, draft, writer, began: target.began, unpacked: Cell::new(0), stored: Cell::new(0) }.pack(),
-        )
-    };
+    let work = move || done(Packer::new(stopped, draft, writer, target.began).pack());
     std::thread::Builder::new().name("save".into()).spawn(work).map(drop)
 }
 
@@ -132,7 +127,7 @@ impl Saving {
             // Without a word criu has failed, and the draft goes away.
             let Ok(mut stopped) = stopped.recv() else { return None };
             stopped.manifest.kernel_features = features;
-            done(Packer { stopped, draft, writer, began, unpacked: Cell::new(0), stored: Cell::new(0) }.pack());
+            done(Packer::new(stopped, draft, writer, began).pack());
             None
         });
         Ok(Saving { go, cancel, thread: thread.map_err(|error| error.to_string())?, given_up: false })
