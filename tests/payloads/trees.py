@@ -182,10 +182,10 @@ def digest(fd):
         end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
         while start < end:
             piece = os.pread(fd, min(1 << 20, end - start), start)
-            stripped = piece.rstrip(b"\0")
-            lead = len(stripped) - len(stripped.lstrip(b"\0"))
-            if stripped:
-                h.update(b"%d:" % (start + lead) + stripped[lead:])
+            for offset in range(0, len(piece), 4096):  # where holes are is not content
+                block = piece[offset:offset + 4096]
+                if block.strip(b"\0"):
+                    h.update(b"%d:" % (start + offset) + block)
             start += len(piece)
         at = end
     return h.hexdigest()
