@@ -245,7 +245,7 @@ fn an_input_that_was_changed_through_memory_is_carried_where_no_time_tells() {
 
 #[test]
 fn a_file_of_the_host_that_has_another_content_elsewhere_is_carried_or_refused() {
-    for (carry, goes_on) in [("/opt/**", true), ("none", false)] {
+    for goes_on in [true, false] {
         let bench = Bench::new();
         let (here, there) = (bench.host("here", FIRST_USER), bench.host("there", SECOND_USER));
         let hosts = tempfile::tempdir_in("/opt").unwrap();
@@ -253,7 +253,8 @@ fn a_file_of_the_host_that_has_another_content_elsewhere_is_carried_or_refused()
         let data = hosts.path().join("table");
         fs::write(&data, "A".repeat(100_000)).unwrap();
         fs::set_permissions(&data, fs::Permissions::from_mode(0o644)).unwrap();
-        let words = ["--carry-files", carry, "--", "python3", "p.py"];
+        let carry = if goes_on { data.display().to_string() } else { "none".to_owned() };
+        let words = ["--carry-files", &carry, "--", "python3", "p.py"];
         for host in [&here, &there] {
             program(host, &format!("f = open('{}')\nwait()\nf.seek(90000); print(f.read(5))\n", data.display()));
         }
