@@ -291,6 +291,9 @@ fn what_no_host_could_restore_is_refused_with_its_cause() {
         wait()\n";
     let why = refused(&Bench::new(), pipes);
     assert!(why.contains("more than 1024 pipes"), "{why}");
+
+    let why = refused(&Bench::new(), "f = open('condor-criu.log')\nwait()\n");
+    assert!(why.contains("/job/condor-criu.log open") && why.contains("what to do"), "{why}");
 }
 
 #[test]
@@ -318,6 +321,30 @@ fn a_restart_in_place_keeps_what_is_the_same_and_needs_no_room_twice() {
     assert_eq!(finish(&host), "end\n");
     assert_eq!([of("big").ino(), of("small").ino()], before);
     assert_eq!(fs::read(host.scratch.join("big")).unwrap(), content);
+}
+
+#[test]
+fn files_of_a_group_that_is_not_the_job_s_come_back() {
+    let bench = Bench::new();
+    let (here, there) = (bench.host("here", FIRST_USER), bench.host("there", SECOND_USER));
+    for host in [&here, &there] {
+        // As a directory for a project often is: what is made in it is of the project's group.
+        std::os::unix::fs::chown(&host.scratch, None, Some(6000)).unwrap();
+        fs::set_permissions(&host.scratch, fs::Permissions::from_mode(0o2775)).unwrap();
+        program(
+            host,
+            "import socket\n\
+            os.mkdir('d'); f = open('d/f', 'w'); f.write('one'); f.flush(); os.chmod('d/f', 0o444)\n\
+            g = open('d/gone', 'w+'); g.write('ghost'); g.flush(); os.remove('d/gone')\n\
+            s = socket.socket(socket.AF_UNIX); s.bind('d/s'); s.listen(); os.chmod('d', 0o555)\n\
+            wait()\n\
+            f.write('two'); f.flush(); g.seek(0); socket.socket(socket.AF_UNIX).connect('d/s')\n\
+            print(open('d/f').read(), g.read(), oct(os.stat('d').st_mode), oct(os.stat('d/f').st_mode))\n",
+        );
+    }
+    save(&here);
+    here.carry_to(&there, &[]);
+    assert_eq!(finish(&there), "onetwo ghost 0o40555 0o100444\n");
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl NotCarried {
     }
 
     /// Whether the entry at this relative path, with all below it, stays out.
-    fn excludes(&self, path: &Path) -> bool {
+    pub fn excludes(&self, path: &Path) -> bool {
         if let Ok(below) = path.strip_prefix(STATE_DIR) {
             let mut parts = below.components();
             return match parts.next() {

@@ -9,6 +9,7 @@ use super::archive::{MemberReader, MemberStream, Reader, Writer};
 use crate::criu::features::{self, Feature};
 use crate::criu::images::Rewrite;
 use crate::criu::locks::{self, Lock};
+use crate::criu::owners::{self, Owner};
 use crate::criu::stream::{ImageReader, ImageSink, ImageSource, ImageWriter, Lent};
 
 /// Where images are in an archive.
@@ -99,6 +100,8 @@ pub struct ArchiveSource<'a> {
     pub rewrite: Rewrite,
     /// Record locks that are to be in the image of locks.
     pub locks: &'a [Lock],
+    /// Who owns what is made anew.
+    pub owner: Owner,
     /// Threads that decode ahead, for each large image.
     pub threads: usize,
 }
@@ -116,11 +119,18 @@ impl ImageSource for ArchiveSource<'_> {
             return Ok(Some(Box::new(Whole::from(locks::add(saved, self.locks)))));
         }
         let Some(found) = found else { return Ok(None) };
+        if owners::is_ghost(name) {
+            return Ok(Some(Box::new(Edited::ghost(self.archive.open_member(&member, self.threads)?, self.owner)?)));
+        }
         if !self.rewrite.concerns(name) {
             return Ok(Some(Box::new(self.archive.open_member(&member, self.threads)?)));
         }
         let image = self.whole(&member, found.size)?;
-        let image = self.rewrite.apply(name, &image).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let mut image = self.rewrite.apply(name, &image).map_err(invalid)?;
+        if name == "files.img" {
+            image = self.owner.of_sockets(name, &image).map_err(invalid)?;
+        }
         Ok(Some(Box::new(Whole::from(image))))
     }
 }
@@ -143,6 +153,35 @@ impl ImageReader for MemberReader {
 
     fn next(&mut self) -> io::Result<Option<Lent>> {
         Ok(self.lend()?.map(|piece| Box::new(piece) as Lent))
+    }
+}
+
+/// An image whose first piece was edited.
+struct Edited {
+    size: u64,
+    first: Option<Vec<u8>>,
+    rest: MemberReader,
+}
+
+impl Edited {
+    fn ghost(mut rest: MemberReader, owner: Owner) -> io::Result<Edited> {
+        let size = rest.size();
+        let first = rest.lend()?.map(|piece| (piece.as_ref().len() as u64, owner.of_ghost(piece.as_ref())));
+        let size = first.as_ref().map_or(size, |(was, first)| size - was + first.len() as u64);
+        Ok(Edited { size, first: first.map(|(_, first)| first), rest })
+    }
+}
+
+impl ImageReader for Edited {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn next(&mut self) -> io::Result<Option<Lent>> {
+        match self.first.take() {
+            Some(first) => Ok(Some(Box::new(first) as Lent)),
+            None => ImageReader::next(&mut self.rest),
+        }
     }
 }
 

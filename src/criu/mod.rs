@@ -8,6 +8,7 @@ pub mod find;
 pub mod images;
 pub mod locks;
 pub mod log;
+pub mod owners;
 pub mod stream;
 mod wire;
 

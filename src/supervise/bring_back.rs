@@ -13,11 +13,13 @@ use super::save::{COMPAT, REAPER, SHM, WORK};
 use super::{streams, within};
 use crate::checkpoint::archive::extract::{self, Existing, ExtractOptions, Later};
 use crate::checkpoint::archive::{ArchiveError, Reader};
+use crate::checkpoint::manifest::Inner;
 use crate::checkpoint::streaming::ArchiveSource;
 use crate::checkpoint::tree::Tree;
 use crate::checkpoint::{Inputs, Manifest, NotCarried, inventory, manifest};
 use crate::criu::features::Feature;
 use crate::criu::images::Rewrite;
+use crate::criu::owners::Owner;
 use crate::criu::stream::{Cancel, Serve, StreamError};
 use crate::exit::{Exit, Failure};
 use crate::host::limits;
@@ -126,8 +128,9 @@ impl Serving {
         let serve = Serve::listen(images).map_err(here)?;
         let cancel = serve.cancel_handle();
         let thread = std::thread::Builder::new().name("serve".into()).spawn(move || {
-            let result =
-                serve.run(&ArchiveSource { archive: &opened.reader, rewrite, locks: &opened.manifest.locks, threads });
+            let Inner { uid: user, gid: group, .. } = opened.manifest.identity;
+            let (archive, locks) = (&opened.reader, &opened.manifest.locks);
+            let result = serve.run(&ArchiveSource { archive, rewrite, locks, owner: Owner { user, group }, threads });
             if result.is_err() {
                 broken();
             }

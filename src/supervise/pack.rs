@@ -75,6 +75,7 @@ impl Packer {
     }
 
     fn add_all(&mut self) -> io::Result<()> {
+        self.check_open_files()?;
         self.add_ours(REAPER, &self.stopped.reaper)?;
         if let Some(compat) = &self.stopped.compat {
             self.add_ours(COMPAT, compat)?;
@@ -84,6 +85,25 @@ impl Packer {
         let entries = shm.walk(|_| false)?;
         self.add_tree(&shm, SHM, entries)?;
         self.add_host_files()
+    }
+
+    /// What stays out of the archive is another file at a restore, or has another size, and CRIU would refuse to open it.
+    fn check_open_files(&self) -> io::Result<()> {
+        let Stopped { root, manifest, not_carried, .. } = &self.stopped;
+        let stays_out = |path: &Path| {
+            let below = path.strip_prefix(&manifest.job_dir);
+            below.is_ok_and(|path| {
+                not_carried.excludes(path) && !manifest.streams.iter().any(|stream| stream.path == path)
+            })
+        };
+        match files::open(&root.join("proc")).into_iter().find(|(_, path)| stays_out(path)) {
+            None => Ok(()),
+            Some((pid, path)) => Err(io::Error::other(format!(
+                "process {pid} has {} open, which belongs to HTCondor or to condor-criu and is another file at a restore; what to do: let the \
+                 program close it when it has read it",
+                path.display()
+            ))),
+        }
     }
 
     /// Those of the host's files that are to be carried; the content of all that have no build id is noted.
