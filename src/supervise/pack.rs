@@ -16,7 +16,7 @@ use rustix::fs::{fgetxattr, flistxattr};
 use super::save::{COMPAT, Committed, HOST, REAPER, SHM, Stopped, WORK};
 use super::wall_clock;
 use crate::checkpoint::archive::{Kind, Meta, Mtime, Name, Summary, Writer, Xattr};
-use crate::checkpoint::given::{Stamp, may_change_unseen};
+use crate::checkpoint::given::{Clock, Stamp};
 use crate::checkpoint::manifest::{Input, Socket};
 use crate::checkpoint::tree::{Entry, Stat, Tree, open_below, open_up};
 use crate::checkpoint::{Draft, inventory};
@@ -166,9 +166,9 @@ impl Packer {
             while known.digest_one(&scratch) {}
             let gone = known.gone(&entries);
             self.stopped.manifest.removed = gone.into_iter().map(Name::new).collect();
-            let blind = may_change_unseen(&tree);
+            let clock = Clock::of(&tree);
             for entry in entries {
-                match known.unchanged(&tree, &entry, blind) {
+                match known.unchanged(&tree, &entry, clock) {
                     Some(input) => inputs.push(input),
                     None => carried.push(entry),
                 }
