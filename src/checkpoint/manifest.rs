@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::archive::Name;
 use crate::clock::Boot;
 use crate::criu::features::Feature;
+use crate::criu::locks::Lock;
 use crate::exit::{Ended, Exit, Failure};
 use crate::host::cpu::Xsave;
 use crate::host::files::HostFile;
@@ -92,12 +93,15 @@ pub struct Manifest {
     /// Hidden files at the top of the scratch directory that had been there and are gone: should HTCondor bring one again, it goes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<Name>,
-    /// Names of unix sockets that nobody listens on any more, with their modes.
+    /// Names of unix sockets, with their modes: also of those that nobody listens on any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<Socket>,
     /// Bytes of all files in the archive but criu's images, holes included: what unpacking makes, and no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unpacked_bytes: Option<u64>,
+    /// Record locks, which CRIU may have left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locks: Vec<Lock>,
     /// The host's files that the payload has mapped or open.
     #[serde(default)]
     pub files: Vec<HostFile>,
@@ -197,10 +201,10 @@ pub struct Input {
     pub digest: String,
 }
 
-/// A unix socket in the scratch directory.
+/// A unix socket with a name in a directory that is carried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Socket {
-    /// Relative to the scratch directory.
+    /// As that of a member of the archive: `work/…` or `shm/…`.
     pub path: Name,
     /// Permission bits.
     pub mode: u32,

@@ -7,7 +7,9 @@ pub mod executable;
 pub mod features;
 pub mod find;
 pub mod images;
+pub mod locks;
 pub mod log;
+pub mod owners;
 pub mod stream;
 mod wire;
 

@@ -39,6 +39,8 @@ pub struct Eviction {
     pub commit_seconds: Option<f64>,
     /// See the log.
     pub bytes: Option<u64>,
+    /// Bytes in the scratch directory when the old checkpoint and the new one were both there, if one was committed.
+    pub disk: Option<u64>,
     /// From the restart until the payload ran again.
     pub running_again_seconds: Option<f64>,
     /// When the life began that it ended, in seconds since the epoch.
@@ -58,6 +60,7 @@ impl Eviction {
             frozen_seconds: None,
             commit_seconds: None,
             bytes: None,
+            disk: None,
             running_again_seconds: None,
             began: 0.0,
             ended: 0.0,

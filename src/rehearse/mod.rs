@@ -113,6 +113,11 @@ fn verdict(
             return Exit::Negative;
         }
         crate::say!("{program} can be checkpointed: after {happened} evictions everything is as without one.");
+        if let Some(megabytes) = request_disk(evictions) {
+            crate::say!(
+                "ask for request_disk = {megabytes}M: its files, two checkpoints of them and its memory, and CRIU"
+            );
+        }
         return Exit::Success;
     }
     for line in &difference {
@@ -138,6 +143,12 @@ fn verdict(
     Exit::Negative
 }
 
+/// What a job needs in its scratch directory at most, in MiB: a fifth more than was seen, since files and memory are not the same each time.
+fn request_disk(evictions: &[Eviction]) -> Option<u64> {
+    let most = evictions.iter().filter_map(|eviction| eviction.disk).max()?;
+    Some(most.saturating_add(most / 5).div_ceil(1 << 20))
+}
+
 /// A line that is written over, on a terminal only.
 fn progress(text: &str) {
     if std::io::stderr().is_terminal() {
@@ -156,4 +167,16 @@ fn progress_end() {
 /// Whether a status is one of ours that means a checkpoint.
 fn is_checkpoint(ended: Ended) -> bool {
     ended == Ended::Exited(crate::exit::DEFAULT_CHECKPOINT_CODE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifth_more_is_asked_for_than_was_seen() {
+        let eviction = |disk| Eviction { disk, ..Eviction::new(life::EvictionKind::Vacate) };
+        assert_eq!(request_disk(&[]), None);
+        assert_eq!(request_disk(&[eviction(None), eviction(Some(100 << 20)), eviction(Some(7))]), Some(120));
+    }
 }

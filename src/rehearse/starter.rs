@@ -16,6 +16,7 @@ use signal_hook::consts::SIGCHLD;
 use super::life::{Ending, Eviction, EvictionKind, Life, host};
 use super::{Options, is_checkpoint, progress};
 use crate::checkpoint::ended::EndRecord;
+use crate::checkpoint::tree::Tree;
 use crate::clock::now;
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended};
 use crate::journal::{self, Record};
@@ -170,6 +171,8 @@ impl<'a> Starter<'a> {
                 eviction.frozen_seconds = Some(frozen_seconds);
                 eviction.commit_seconds = Some(commit_seconds);
                 eviction.bytes = Some(bytes);
+                // The old one was there until this one took its name.
+                eviction.disk = Some(used(scratch).saturating_add(bytes));
             }
         }
         evictions.push(eviction);
@@ -339,4 +342,10 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     fs::copy(from, to).map(drop)
+}
+
+/// Bytes on the disk of all files of a directory.
+fn used(directory: &Path) -> u64 {
+    let entries = Tree::open(directory).and_then(|mut tree| tree.look(|_| false)).unwrap_or_default();
+    entries.iter().map(|entry| entry.stat.stored()).fold(0, u64::saturating_add)
 }

@@ -10,7 +10,7 @@ use super::supervisor::{Supervisor, ThisSave};
 use crate::checkpoint::Reason;
 use crate::checkpoint::archive::{Compression, WriteOptions};
 use crate::checkpoint::manifest::{self, Cost, History, Host, Inner, Manifest, Processor};
-use crate::criu::{command, log};
+use crate::criu::{command, locks, log};
 use crate::exit::Ended;
 use crate::host::{baseline, cpu, limits, scan};
 use crate::htcondor::advice::vacate_window;
@@ -261,6 +261,7 @@ impl Supervisor {
             inputs: Vec::new(),
             removed: Vec::new(),
             sockets: Vec::new(),
+            locks: locks::of_tree(&self.sandbox.proc()),
             unpacked_bytes: None,
             files: host_files::choose(
                 &self.sandbox.proc(),

@@ -1,6 +1,5 @@
 //! From a stopped process tree to a committed checkpoint. Runs in a thread of its own: the supervisor goes on listening.
 
-use std::cell::Cell;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -83,20 +82,7 @@ pub fn finished(
     let (draft, file) = Draft::create(&target.state_dir, target.place.clone())?;
     let options = target.options;
     let writer = Writer::create(file, options)?;
-    let work = move || {
-        done(
-            Packer {
-                stopped,
-                draft,
-                writer,
-                began: target.began,
-                unpacked: Cell::new(0),
-                stored: Cell::new(0),
-                still: Box::new(|| true),
-            }
-            .pack(),
-        )
-    };
+    let work = move || done(Packer::new(stopped, draft, writer, target.began, Box::new(|| true)).pack());
     std::thread::Builder::new().name("save".into()).spawn(work).map(drop)
 }
 
@@ -159,8 +145,7 @@ impl Saving {
             let Ok(mut stopped) = stopped.recv() else { return };
             stopped.manifest.kernel_features = features;
             let still = Box::new(move || criu.holds() && !off_there.load(Ordering::Acquire));
-            let packer = Packer { stopped, draft, writer, began, unpacked: Cell::new(0), stored: Cell::new(0), still };
-            told(Told::Packed(packer.pack().map(Box::new)));
+            told(Told::Packed(Packer::new(stopped, draft, writer, began, still).pack().map(Box::new)));
         });
         Ok(Saving {
             go: Some(go),

@@ -10,11 +10,13 @@ use std::thread::JoinHandle;
 
 use crate::checkpoint::archive::extract::{self, Existing, ExtractOptions, Later};
 use crate::checkpoint::archive::{ArchiveError, Reader};
-use crate::checkpoint::manifest::Socket;
+use crate::checkpoint::manifest::Inner;
 use crate::checkpoint::streaming::ArchiveSource;
+use crate::checkpoint::tree::Tree;
 use crate::checkpoint::{Inputs, Manifest, NotCarried, inventory, manifest};
 use crate::criu::features::Feature;
 use crate::criu::images::Rewrite;
+use crate::criu::owners::Owner;
 use crate::criu::stream::{Cancel, Hold, Serve, StreamError};
 use crate::exit::{Exit, Failure};
 use crate::host::{kernel, limits};
@@ -132,7 +134,9 @@ impl Serving {
         let serve = Serve::listen(images).map_err(here)?;
         let cancel = serve.cancel_handle();
         let thread = std::thread::Builder::new().name("serve".into()).spawn(move || {
-            let result = serve.run(&ArchiveSource { archive: &opened.reader, rewrite, threads });
+            let Inner { uid: user, gid: group, .. } = opened.manifest.identity;
+            let (archive, locks) = (&opened.reader, &opened.manifest.locks);
+            let result = serve.run(&ArchiveSource { archive, rewrite, locks, owner: Owner { user, group }, threads });
             if result.is_err() {
                 broken();
             }
@@ -207,16 +211,16 @@ pub fn unpack(opened: &Opened, checkpoint: &Path, places: &Places<'_>) -> Result
     for (path, bytes) in missing {
         tracing::warn!("{} is {bytes} bytes shorter than when the checkpoint was made", path.display());
     }
-    open_beneath::link_streams(scratch, &manifest.streams)
-        .map_err(|error| here(format!("cannot give an output its further names: {error}")))?;
+    Tree::open(scratch)
+        .and_then(|mut tree| {
+            open_beneath::link_streams(&mut tree, &manifest.streams)?;
+            open_beneath::make_sockets(&mut tree, WORK, &manifest.sockets)?;
+            open_beneath::make_sockets(&mut Tree::open(shm)?, SHM, &manifest.sockets)
+        })
+        .map_err(|error| here(format!("cannot make a further name or a socket: {error}")))?;
     Ok(Unpacked {
         inputs,
-        finish: Finish {
-            scratch: scratch.to_path_buf(),
-            mode: manifest.job_dir_mode & 0o777,
-            settled,
-            sockets: manifest.sockets.clone(),
-        },
+        finish: Finish { scratch: scratch.to_path_buf(), mode: manifest.job_dir_mode & 0o777, settled },
     })
 }
 
@@ -228,19 +232,14 @@ pub struct Finish {
     mode: u32,
     /// Of the scratch directory and of `/dev/shm`.
     settled: Vec<Vec<Later>>,
-    sockets: Vec<Socket>,
 }
 
 impl Finish {
-    /// Gives modes and times once more, and makes the names of sockets that nobody listens on, while the tree is still held: a payload that
-    /// runs would see the times change.
+    /// Gives modes and times once more, while the tree is still held: a payload that runs would see the times change.
     pub fn finish_files(self, shm: &Path) {
         for (into, later) in [self.scratch.as_path(), shm].into_iter().zip(&self.settled) {
-            let Ok(directory) = File::open(into) else { continue };
-            if into == self.scratch {
-                open_beneath::make_sockets(&directory, &self.sockets);
-            }
-            match extract::settle(later, directory.as_fd()) {
+            let Ok(mut tree) = Tree::open(into) else { continue };
+            match extract::settle(later, &mut tree) {
                 0 => {}
                 count => tracing::warn!("{count} files or directories in {} keep another mode or time", into.display()),
             }
