@@ -14,7 +14,7 @@ use nix::unistd::{chdir, pivot_root};
 use super::compat::COMPAT;
 use super::helpers;
 use super::lay;
-use super::plan::{CRIU_DIR, LAID_DIR, OUR_ROOT, Plan, REAPER, RUN_DIR};
+use super::plan::{CALLS, CRIU_DIR, LAID_DIR, OUR_ROOT, Plan, REAPER, RUN_DIR};
 use super::step::{SetupStep, StepFailed, io, step};
 
 pub(super) const NONE: Option<&str> = None;
@@ -112,6 +112,9 @@ fn ours(root: &Path, plan: &Plan, criu: &OwnedFd) -> Result<(), StepFailed> {
     tmpfs(&at(RUN_DIR), "mode=0700")?;
     write(&at(REAPER), "the reaper", &plan.reaper)?;
     helpers::install(|path, what, content| write(&at(path), what, content))?;
+    if let Some(calls) = &plan.calls {
+        write(&at(CALLS), "the interrupted calls", calls)?;
+    }
     plan.compat.as_ref().map_or(Ok(()), |compat| write(&at(COMPAT), "the compatibility helper", compat))
 }
 

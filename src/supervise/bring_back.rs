@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::gate;
-use super::save::{COMPAT, REAPER, SHM, WORK};
+use super::save::{CALLS, COMPAT, REAPER, SHM, WORK};
 use super::{streams, within};
 use crate::checkpoint::archive::extract::{self, Existing, ExtractOptions, Later};
 use crate::checkpoint::archive::{ArchiveError, Reader};
@@ -32,6 +32,8 @@ pub struct Opened {
     pub reaper: Vec<u8>,
     /// The compatibility helper that its programs have mapped, if they have one.
     pub compat: Option<Vec<u8>>,
+    /// The system calls that the dump interrupted.
+    pub calls: Option<Vec<u8>>,
 }
 
 /// What unpacking found.
@@ -65,7 +67,8 @@ pub fn open(path: &Path) -> Result<Option<Opened>, Failure> {
     };
     let reaper = helper(REAPER)?;
     let compat = reader.get(COMPAT).map(|_| helper(COMPAT)).transpose()?;
-    Ok(Some(Opened { reader, manifest, reaper, compat }))
+    let calls = reader.get(CALLS).map(|_| helper(CALLS)).transpose()?;
+    Ok(Some(Opened { reader, manifest, reaper, compat, calls }))
 }
 
 /// What fails if this checkpoint does.

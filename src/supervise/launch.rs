@@ -276,6 +276,7 @@ pub fn prepare(options: &RunOptions, job: Job) -> Result<Prepared, Failure> {
         criu_command: criu.command(Path::new(CRIU_DIR)),
         reaper,
         compat,
+        calls: opened.as_ref().and_then(|opened| opened.calls.clone()),
         laid,
         payload,
     };

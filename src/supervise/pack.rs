@@ -13,7 +13,7 @@ use std::time::Instant;
 use nix::fcntl::OFlag;
 use rustix::fs::{fgetxattr, flistxattr};
 
-use super::save::{COMPAT, Committed, HOST, REAPER, SHM, Stopped, WORK};
+use super::save::{CALLS, COMPAT, Committed, HOST, REAPER, SHM, Stopped, WORK};
 use super::wall_clock;
 use crate::checkpoint::archive::{Kind, Meta, Mtime, Name, Summary, Writer, Xattr};
 use crate::checkpoint::given::{Stamp, may_change_unseen};
@@ -67,6 +67,9 @@ impl Packer {
         self.add_ours(REAPER, &self.stopped.reaper)?;
         if let Some(compat) = &self.stopped.compat {
             self.add_ours(COMPAT, compat)?;
+        }
+        if let Some(calls) = &self.stopped.calls {
+            self.add_ours(CALLS, calls)?;
         }
         self.add_work()?;
         let mut shm = Tree::open(&self.stopped.shm)?;
