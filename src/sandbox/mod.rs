@@ -39,6 +39,8 @@ use thiserror::Error;
 pub use clock::ClockReadings;
 pub use fit::Unfit;
 pub use identity::supplementary_groups;
+use plan::CALLS;
+
 pub use message::{CriuJob, Event, Request, receive};
 pub use plan::{
     CRIU_DIR, ClockOffsets, Command, FIRST_PID, Identity, LAID_DIR, Network, OUR_ROOT, PIDFILE, Plan, STATE_DIR,
@@ -150,6 +152,11 @@ impl Sandbox {
     /// Why a checkpoint of the tree below `root`, which criu holds now, must not be committed.
     pub fn unfit(&self, root: i32) -> Option<Unfit> {
         fit::look(&self.proc(), root)
+    }
+
+    /// The system calls that criu has interrupted in the tree that it holds now.
+    pub fn calls(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.root().join(CALLS.trim_start_matches('/'))).ok()
     }
 
     /// Resident memory of everything inside but the init, in bytes; an estimate, shared pages counted once a process.

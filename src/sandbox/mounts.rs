@@ -15,7 +15,7 @@ use super::compat::COMPAT;
 use super::helpers;
 use super::mounting::{NONE, bind, directory, hold, tmpfs};
 use super::overlay;
-use super::plan::{CRIU_DIR, LAID_DIR, OUR_ROOT, Plan, REAPER, RUN_DIR};
+use super::plan::{CALLS, CRIU_DIR, LAID_DIR, OUR_ROOT, Plan, REAPER, RUN_DIR};
 use super::step::{SetupStep, StepFailed, io, step};
 
 /// The tmpfs that becomes the root is mounted here first. Nothing of the host's `/tmp` is bound into the sandbox, so
@@ -111,6 +111,9 @@ fn ours(root: &Path, plan: &Plan, criu: &OwnedFd) -> Result<(), StepFailed> {
     tmpfs(&at(RUN_DIR), "mode=0700")?;
     write(&at(REAPER), "the reaper", &plan.reaper)?;
     helpers::install(|path, what, content| write(&at(path), what, content))?;
+    if let Some(calls) = &plan.calls {
+        write(&at(CALLS), "the interrupted calls", calls)?;
+    }
     plan.compat.as_ref().map_or(Ok(()), |compat| write(&at(COMPAT), "the compatibility helper", compat))
 }
 

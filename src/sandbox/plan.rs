@@ -17,6 +17,8 @@ pub const REAPER: &str = "/.condor-criu/reaper";
 pub const FIRST_PID: u32 = 300;
 /// Private and writable: criu caches its probes of the kernel here, and leaves the pid of a restored tree.
 pub const RUN_DIR: &str = "/.condor-criu/run";
+/// The system calls that criu interrupted, as its helpers wrote them down.
+pub const CALLS: &str = "/.condor-criu/run/calls";
 /// Where criu says which pid the restored root has.
 pub const PIDFILE: &str = "/.condor-criu/run/restored.pid";
 /// Our directory in the scratch directory. It never travels: HTCondor sends top-level files, or what is listed.
@@ -106,6 +108,8 @@ pub struct Plan {
     pub reaper: Vec<u8>,
     /// The compatibility helper, if the payload has it: ours, or the one that the checkpoint carries.
     pub compat: Option<Vec<u8>>,
+    /// The system calls that the dump interrupted, if this is a restore: `helpers/calls`.
+    pub calls: Option<Vec<u8>>,
     /// The host's files that are laid over this host's: absolute paths inside, their content below [`LAID_DIR`].
     pub laid: Vec<PathBuf>,
     /// What to start; a restore has none.

@@ -1,5 +1,6 @@
-//! A shared object that is preloaded into criu for a restore. The root of the tree adopts orphans from its first moment on, and a task that
-//! has been killed before criu lets it go is let go all the same. `mod.rs` beside this file says what for.
+//! A shared object that is preloaded into criu for a restore. The root of the tree adopts orphans from its first moment on, a task that has
+//! been killed before criu lets it go is let go all the same, and system calls that the dump interrupted go on. `mod.rs` beside this file
+//! says what for.
 //!
 //! It has no libc; `build.rs` compiles it with the same rustc.
 #![no_std]
@@ -7,6 +8,7 @@
 
 #[path = "../bare.rs"]
 mod bare;
+mod calls;
 mod trace;
 
 use bare::{answer, call};
@@ -29,6 +31,11 @@ const ESRCH: isize = -3;
 // SAFETY: this is libc's symbol. C calls it with a list of any length; the first four arguments are where they are without one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptrace(request: u32, pid: i32, address: usize, data: usize) -> isize {
+    let mut data = data;
+    if request == PTRACE_DETACH {
+        calls::load();
+        data |= calls::let_go(pid, true, || ());
+    }
     // SAFETY: of the caller.
     match unsafe { trace(request, pid, address, data) } {
         Err(ESRCH) if request == PTRACE_DETACH => 0,

@@ -1,5 +1,5 @@
 //! A shared object that is preloaded into criu for a dump: a file is there while criu has changed something in a process that it has not put
-//! back. `mod.rs` beside this file says what for.
+//! back, and system calls that it interrupts go on. `mod.rs` beside this file says what for.
 //!
 //! It has no libc; `build.rs` compiles it with the same rustc.
 #![no_std]
@@ -7,6 +7,7 @@
 
 #[path = "../bare.rs"]
 mod bare;
+mod calls;
 mod leave;
 mod trace;
 
@@ -23,6 +24,9 @@ const SYS_UNLINK: usize = 87;
 const POKES: core::ops::RangeInclusive<u32> = 4..=6;
 const PTRACE_SETREGS: u32 = 13;
 const PTRACE_SETREGSET: u32 = 0x4205;
+const PTRACE_GETREGSET: u32 = 0x4204;
+const PTRACE_INTERRUPT: u32 = 0x4207;
+const NT_PRSTATUS: usize = 1;
 
 /// In a place that only criu and the init write to.
 const FILE: &CStr = c"/.condor-criu/run/touching";
@@ -36,14 +40,45 @@ static TOUCHED: AtomicBool = AtomicBool::new(false);
 // SAFETY: this is libc's symbol. C calls it with a list of any length; the first four arguments are where they are without one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptrace(request: u32, pid: i32, address: usize, data: usize) -> isize {
-    if POKES.contains(&request) || request == PTRACE_SETREGS || request == PTRACE_SETREGSET {
-        if !TOUCHED.swap(true, Ordering::Relaxed) {
-            leave(FILE);
+    let mut data = data;
+    match request {
+        PTRACE_SETREGS | PTRACE_SETREGSET => {
+            calls::changed(pid);
+            touch();
         }
-    } else if request == PTRACE_DETACH && TOUCHED.swap(false, Ordering::Relaxed) {
+        _ if POKES.contains(&request) => touch(),
+        PTRACE_DETACH => {
+            put_back();
+            data |= calls::let_go(pid, false, touch);
+            put_back();
+        }
+        PTRACE_INTERRUPT => calls::before_interrupt(pid),
+        _ => {}
+    }
+    // SAFETY: of the caller.
+    let result = unsafe { trace(request, pid, address, data) };
+    match request {
+        PTRACE_INTERRUPT if result.is_ok() => calls::after_interrupt(pid),
+        PTRACE_GETREGSET if result.is_ok() && address == NT_PRSTATUS => {
+            // SAFETY: of the caller; the kernel has just filled it.
+            if let Some(registers) = unsafe { calls::Registers::read_into(data) } {
+                calls::seen(pid, registers);
+            }
+        }
+        _ => {}
+    }
+    result.unwrap_or_else(answer)
+}
+
+fn touch() {
+    if !TOUCHED.swap(true, Ordering::Relaxed) {
+        leave(FILE);
+    }
+}
+
+fn put_back() {
+    if TOUCHED.swap(false, Ordering::Relaxed) {
         // SAFETY: a path that ends with a zero byte.
         unsafe { call(SYS_UNLINK, [FILE.as_ptr() as usize, 0, 0, 0, 0]) };
     }
-    // SAFETY: of the caller.
-    unsafe { trace(request, pid, address, data) }.unwrap_or_else(|error| answer(error))
 }

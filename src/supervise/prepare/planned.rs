@@ -69,6 +69,7 @@ pub(super) fn plan(
         criu_command: criu.command(Path::new(CRIU_DIR)),
         reaper,
         compat,
+        calls: opened.as_ref().and_then(|opened| opened.calls.clone()),
         laid,
         payload,
     };

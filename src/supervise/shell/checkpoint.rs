@@ -213,6 +213,7 @@ impl Supervisor {
             root: self.sandbox.root(),
             reaper: self.launch.plan.reaper.clone(),
             compat: self.launch.plan.compat.clone(),
+            calls: self.sandbox.calls(),
             not_carried: self.launch.not_carried.clone(),
             inputs: std::sync::Arc::clone(&self.inputs),
             manifest: self.manifest(reason)?,

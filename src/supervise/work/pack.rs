@@ -20,7 +20,7 @@ use crate::checkpoint::tree::{Entry, Stat, Tree, open_below, open_up};
 use crate::checkpoint::{Draft, inventory};
 use crate::clock;
 use crate::host::{content, files};
-use crate::supervise::work::save::{COMPAT, Committed, HOST, REAPER, SHM, Stopped, WORK};
+use crate::supervise::work::save::{CALLS, COMPAT, Committed, HOST, REAPER, SHM, Stopped, WORK};
 
 /// What packs.
 pub struct Packer {
@@ -85,6 +85,9 @@ impl Packer {
         self.add_ours(REAPER, &self.stopped.reaper)?;
         if let Some(compat) = &self.stopped.compat {
             self.add_ours(COMPAT, compat)?;
+        }
+        if let Some(calls) = &self.stopped.calls {
+            self.add_ours(CALLS, calls)?;
         }
         self.add_work()?;
         let mut shm = Tree::open(&self.stopped.shm)?;

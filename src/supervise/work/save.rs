@@ -27,6 +27,8 @@ pub const HOST: &str = "host";
 pub const REAPER: &str = "sandbox/reaper";
 /// The compatibility helper in the archive, for the same reason.
 pub const COMPAT: &str = "sandbox/compat.so";
+/// The system calls that the dump has interrupted, for those that have any; see `sandbox/helpers/calls`.
+pub const CALLS: &str = "sandbox/calls";
 
 /// What must be known before criu begins.
 pub struct Target {
@@ -54,6 +56,8 @@ pub struct Stopped {
     pub reaper: Vec<u8>,
     /// The compatibility helper, if the payload has it.
     pub compat: Option<Vec<u8>>,
+    /// The system calls that the dump has interrupted.
+    pub calls: Option<Vec<u8>>,
     /// Which of the scratch directory's entries stay out.
     pub not_carried: NotCarried,
     /// What need not be carried.

@@ -21,7 +21,7 @@ use crate::criu::stream::{Cancel, Hold, Serve, StreamError};
 use crate::exit::{Exit, Failure};
 use crate::host::{kernel, limits};
 use crate::supervise::work::open_beneath;
-use crate::supervise::work::save::{COMPAT, REAPER, SHM, WORK};
+use crate::supervise::work::save::{CALLS, COMPAT, REAPER, SHM, WORK};
 use crate::supervise::work::stdio;
 
 /// A checkpoint that has been opened and understood.
@@ -34,6 +34,8 @@ pub struct Opened {
     pub reaper: Vec<u8>,
     /// The compatibility helper that its programs have mapped, if they have one.
     pub compat: Option<Vec<u8>>,
+    /// The system calls that the dump interrupted.
+    pub calls: Option<Vec<u8>>,
 }
 
 /// What unpacking found.
@@ -67,7 +69,8 @@ pub fn open(path: &Path) -> Result<Option<Opened>, Failure> {
     };
     let reaper = helper(REAPER)?;
     let compat = reader.get(COMPAT).map(|_| helper(COMPAT)).transpose()?;
-    Ok(Some(Opened { reader, manifest, reaper, compat }))
+    let calls = reader.get(CALLS).map(|_| helper(CALLS)).transpose()?;
+    Ok(Some(Opened { reader, manifest, reaper, compat, calls }))
 }
 
 /// What fails if this checkpoint does.
