@@ -85,6 +85,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "let the program use fewer pipes, or socket pairs instead",
     ),
     (
+        "map_files on procfs: Permission denied",
+        "a process forbids to look into it (PR_SET_DUMPABLE), or runs a program that it may execute but not read",
+        "make the program readable, or turn that protection off in it",
+    ),
+    (
         "\\012",
         "a file that is mapped into memory has a line end in its name, which CRIU cannot read",
         "give the file another name",
