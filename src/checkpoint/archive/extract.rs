@@ -25,8 +25,8 @@ use nix::unistd::getegid;
 
 use super::error::ArchiveError;
 use super::index::{Kind, Member, Mtime};
+use super::lock::lock;
 use super::reader::Reader;
-use super::shared::lock;
 use crate::checkpoint::tree::{Stat, Tree, change_mode};
 use place::{Place, set_attributes, set_times};
 

@@ -7,8 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::codec::Container;
 use super::error::ArchiveError;
-use super::frame::Container;
 use crate::name::{from_hex, to_hex};
 
 /// Version that is written. The rule: a reader takes any minor version of a major one that it knows (a newer minor only adds

@@ -16,6 +16,7 @@
 //! [`tarhead`] (tar headers), [`filter`] (byte shuffle), [`sample`] (what to do with a frame), [`frame`] (encode and decode
 //! one frame), [`writer`], [`stream`], [`reader`], [`member`], [`extract`].
 
+pub mod codec;
 pub mod error;
 pub mod extract;
 pub mod filter;
@@ -23,7 +24,11 @@ mod flush;
 pub mod format;
 pub mod frame;
 pub mod index;
+mod inner;
+mod lock;
 pub mod member;
+pub mod meta;
+mod part;
 pub mod reader;
 pub mod sample;
 mod shared;
@@ -45,6 +50,7 @@ pub use extract::{Existing, ExtractOptions, Extracted, extract};
 pub use frame::Compression;
 pub use index::{Extent, Kind, Member, Mtime, Xattr};
 pub use member::{Lent, MemberReader, Piece};
+pub use meta::Meta;
 pub use reader::Reader;
 pub use stream::MemberStream;
-pub use writer::{Meta, Summary, WriteOptions, Writer};
+pub use writer::{Summary, WriteOptions, Writer};

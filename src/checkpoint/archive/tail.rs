@@ -9,9 +9,9 @@ use std::os::unix::fs::FileExt;
 
 use zstd::zstd_safe::CParameter;
 
+use super::codec::Container;
 use super::error::ArchiveError;
 use super::format::{Digest, INDEX, Locator, MAJOR, MAX_INDEX, MINOR};
-use super::frame::Container;
 use super::index::{Index, Kind, Mtime};
 use super::tarhead::{self, BLOCK, Head};
 use crate::name::Name;

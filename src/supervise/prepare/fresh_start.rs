@@ -11,8 +11,8 @@ use crate::exit::Failure;
 use crate::htcondor::advice::list;
 use crate::htcondor::{ClassAd, Job};
 use crate::journal;
+use crate::supervise::work::checkpoint_file::WORK;
 use crate::supervise::work::open_beneath;
-use crate::supervise::work::save::WORK;
 use crate::supervise::work::stdio::Stream;
 use crate::supervise::work::unpack::Opened;
 

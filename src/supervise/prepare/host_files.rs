@@ -10,7 +10,7 @@ use crate::exit::{Exit, Failure};
 use crate::host::files::HostFile;
 use crate::host::{files, namespaces};
 use crate::settings::CarryFiles;
-use crate::supervise::work::save::HOST;
+use crate::supervise::work::checkpoint_file::HOST;
 use crate::supervise::work::unpack::Opened;
 
 /// More files than this are no closure of a program but a mistake in a pattern.

@@ -15,7 +15,7 @@ use crate::checkpoint::tree::{Entry, Tree};
 use crate::checkpoint::{NotCarried, inventory};
 use crate::exit::{Exit, Failure};
 use crate::htcondor::Job;
-use crate::supervise::work::save::{HOST, SHM, WORK};
+use crate::supervise::work::checkpoint_file::{HOST, SHM, WORK};
 use crate::supervise::work::unpack::{self, Opened};
 
 /// Refuses the checkpoint of another user, by the file's owner and by whose job it says that it is.

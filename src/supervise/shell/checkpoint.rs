@@ -21,7 +21,8 @@ use crate::supervise::machine::{DumpEnd, Input, State};
 use crate::supervise::patience;
 use crate::supervise::prepare::host_files;
 use crate::supervise::timing::vacate_window::{self, Fit, Last};
-use crate::supervise::work::save::{self, Committed, Saving, Stopped};
+use crate::supervise::work::checkpoint_file::{Committed, Stopped};
+use crate::supervise::work::save::{self, Saving};
 use crate::supervise::work::stdio;
 
 impl Supervisor {

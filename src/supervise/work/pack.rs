@@ -20,7 +20,7 @@ use crate::checkpoint::tree::{Entry, Stat, Tree, open_below, open_up};
 use crate::checkpoint::{Draft, inventory};
 use crate::clock;
 use crate::host::{content, files};
-use crate::supervise::work::save::{CALLS, COMPAT, Committed, HOST, REAPER, SHM, Stopped, WORK};
+use crate::supervise::work::checkpoint_file::{CALLS, COMPAT, Committed, HOST, REAPER, SHM, Stopped, WORK};
 
 /// What packs.
 pub struct Packer {

@@ -20,8 +20,8 @@ use crate::criu::owners::Owner;
 use crate::criu::stream::{Cancel, Hold, Serve, StreamError};
 use crate::exit::{Exit, Failure};
 use crate::host::{kernel, limits};
+use crate::supervise::work::checkpoint_file::{CALLS, COMPAT, REAPER, SHM, WORK};
 use crate::supervise::work::open_beneath;
-use crate::supervise::work::save::{CALLS, COMPAT, REAPER, SHM, WORK};
 use crate::supervise::work::stdio;
 
 /// A checkpoint that has been opened and understood.
