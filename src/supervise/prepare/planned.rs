@@ -24,57 +24,15 @@ pub(super) fn plan(
     ground: Ground,
     checked: Checked,
 ) -> Result<Launch, Failure> {
-    let (job, settings) = (&found.job, &found.settings);
-    let Checked { criu, not_carried, identity, groups, kernel, host, cpu, here } = checked;
-    let Ground { streams, opened, from_previous, checkpoint } = ground;
-    let manifest = opened.as_ref().map(|opened| &opened.manifest);
-    let job_dir = manifest.map_or_else(|| settings.job_dir.clone(), |manifest| manifest.job_dir.clone());
-    let network = match manifest {
-        Some(manifest) => manifest.network,
-        None => settings.network.unwrap_or_else(|| program::network(program, job)),
-    };
-    let compat = match &opened {
-        Some(opened) => opened.compat.clone(),
-        None => program::compat(program, job, settings.compat),
-    };
-    let payload = opened.is_none().then(|| {
-        let mut command = payload_command(program, arguments, job, &job_dir, &streams, settings.cpu_baseline);
-        if compat.is_some() {
-            compat::preload(&mut command.environment);
-        }
-        command
-    });
-    let reaper = opened.as_ref().map_or_else(|| Plan::built_in_reaper().to_vec(), |opened| opened.reaper.clone());
-    let state_dir = job.scratch.join(STATE_DIR);
-    let laid = match &opened {
-        Some(opened) => host_files::unpack(opened, &state_dir.join(LAID_DIR), threads(settings, job))?,
-        None => Vec::new(),
-    };
-    // Its libraries would be laid over too, and it has been linked with this host's.
-    let criu = if laid.is_empty() || criu.bundled {
-        criu
-    } else {
-        criu::closure::copy(&criu, &state_dir.join("criu")).map_err(|error| found.unwritable(error))?
-    };
-    let (relayed, readers) = match manifest {
-        Some(manifest) => (manifest.relayed.clone(), manifest.readers.clone()),
-        None => relays(&streams),
-    };
-    let plan = Plan {
-        scratch: job.scratch.clone(),
-        job_dir,
-        identity,
-        network,
-        criu_dir: criu.directory.clone(),
-        criu_command: criu.command(Path::new(CRIU_DIR)),
-        reaper,
-        compat,
-        calls: opened.as_ref().and_then(|opened| opened.calls.clone()),
-        laid,
-        payload,
+    let plan = sandbox(program, arguments, &found, &ground, &checked)?;
+    let (relayed, readers) = match &ground.opened {
+        Some(opened) => (opened.manifest.relayed.clone(), opened.manifest.readers.clone()),
+        None => relays(&ground.streams),
     };
     let program = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
     let Found { job, settings, place, lock, .. } = found;
+    let Ground { streams, opened, from_previous, checkpoint } = ground;
+    let Checked { criu, not_carried, identity, groups, kernel, host, cpu, here } = checked;
     Ok(Launch {
         job,
         settings,
@@ -96,6 +54,61 @@ pub(super) fn plan(
         opened,
         program,
         plan,
+    })
+}
+
+/// What the init has to know. What a checkpoint says of the sandbox that it was made in wins.
+fn sandbox(
+    program: &OsString,
+    arguments: &[OsString],
+    found: &Found,
+    ground: &Ground,
+    checked: &Checked,
+) -> Result<Plan, Failure> {
+    let (job, settings) = (&found.job, &found.settings);
+    let state_dir = job.scratch.join(STATE_DIR);
+    let (job_dir, network, compat, reaper, calls, laid) = match ground.opened.as_deref() {
+        Some(opened) => (
+            opened.manifest.job_dir.clone(),
+            opened.manifest.network,
+            opened.compat.clone(),
+            opened.reaper.clone(),
+            opened.calls.clone(),
+            host_files::unpack(opened, &state_dir.join(LAID_DIR), threads(settings, job))?,
+        ),
+        None => (
+            settings.job_dir.clone(),
+            settings.network.unwrap_or_else(|| program::network(program, job)),
+            program::compat(program, job, settings.compat),
+            Plan::built_in_reaper().to_vec(),
+            None,
+            Vec::new(),
+        ),
+    };
+    let payload = ground.opened.is_none().then(|| {
+        let mut command = payload_command(program, arguments, job, &job_dir, &ground.streams, settings.cpu_baseline);
+        if compat.is_some() {
+            compat::preload(&mut command.environment);
+        }
+        command
+    });
+    let mut criu = checked.criu.clone();
+    // Its libraries would be laid over too, and it has been linked with this host's.
+    if !laid.is_empty() && !criu.bundled {
+        criu = criu::closure::copy(&criu, &state_dir.join("criu")).map_err(|error| found.unwritable(error))?;
+    }
+    Ok(Plan {
+        scratch: job.scratch.clone(),
+        job_dir,
+        identity: checked.identity,
+        network,
+        criu_dir: criu.directory.clone(),
+        criu_command: criu.command(Path::new(CRIU_DIR)),
+        reaper,
+        compat,
+        calls,
+        laid,
+        payload,
     })
 }
 
