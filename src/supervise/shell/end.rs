@@ -68,9 +68,10 @@ impl Supervisor {
             }
             End::Payload(ended) => Ok(Exit::Payload(ended)),
             End::Ambiguous => {
+                let code = self.launch.job.checkpoint_code().unwrap_or(DEFAULT_CHECKPOINT_CODE);
                 tracing::error!(
-                    "the payload's own exit code is the job's checkpoint_exit_code, and HTCondor would take its end for a checkpoint: \
-                     exit 1 instead; choose another checkpoint_exit_code"
+                    "the payload's own exit code {code} is the job's checkpoint_exit_code, and HTCondor would take its end for a \
+                     checkpoint: exit 1 instead; choose another checkpoint_exit_code"
                 );
                 Ok(Exit::AmbiguousCode)
             }

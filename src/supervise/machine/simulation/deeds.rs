@@ -14,11 +14,7 @@ impl World {
             Action::Unpack => self.unpack(),
             Action::Restore => self.restore(),
             Action::Begun if self.payload == Payload::NotYet => self.begin_life(),
-            Action::Quiet => {
-                if !self.choices.rarely(6) {
-                    self.soon(Later::Input(Input::Quiet));
-                }
-            }
+            Action::Quiet if !self.choices.rarely(6) => self.soon(Later::Input(Input::Quiet)),
             Action::GiveUp if self.choices.below(3) != 2 => self.criu_puts_back(),
             Action::KillCriu => self.kill_criu(),
             Action::CancelPacking => {
@@ -26,11 +22,7 @@ impl World {
                     *off = true;
                 }
             }
-            Action::LetGo => {
-                if !self.choices.rarely(8) {
-                    self.criu_puts_back();
-                }
-            }
+            Action::LetGo if !self.choices.rarely(8) => self.criu_puts_back(),
             Action::PassSignal(number) => self.signal(number),
             Action::SaveEnd(ended) => self.save_end(ended),
             Action::SayEndNotSaved => self.end_not_saved = true,
