@@ -17,6 +17,9 @@ pub use manifest::{Manifest, Reason};
 
 use archive::Compression;
 
+/// What the names of all our checkpoint files begin with.
+pub const NAME: &str = "criu-checkpoint.";
+
 /// Name of the checkpoint file in the scratch directory.
 pub fn file_name(compression: Compression) -> &'static str {
     match compression {

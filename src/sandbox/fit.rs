@@ -74,18 +74,18 @@ pub(super) fn look(proc: &Path, root: i32) -> Option<Unfit> {
     if let Some(ended) = processes.iter().find(late) {
         return Some(Unfit::LateCode { pid: ended.pid, code: ended.exit_code >> 8 });
     }
-    // What has ended is the init's to reap. criu has the name of its own executable, or of the loader that runs it.
+    // What has ended is the init's to reap. criu traces the tree.
+    let criu = tracer(proc, root);
     let ours = |process: &&Process| {
-        process.parent == 1 && process.pid != root && process.state != 'Z' && !is_criu(proc, process.pid)
+        process.parent == 1 && process.pid != root && process.state != 'Z' && Some(process.pid) != criu
     };
     processes.iter().find(ours).map(|process| Unfit::LeftOut { pid: process.pid, name: process.name.clone() })
 }
 
-/// Whether it runs criu: nothing of the payload's can have this in its command line's place, because criu's folder is ours.
-fn is_criu(proc: &Path, pid: i32) -> bool {
-    let exe = fs::read_link(proc.join(pid.to_string()).join("exe"));
-    exe.is_ok_and(|exe| exe.starts_with(super::CRIU_DIR))
-        || fs::read(proc.join(pid.to_string()).join("comm")).is_ok_and(|comm| comm.starts_with(b"criu"))
+/// proc_pid_status(5), TracerPid: whoever holds this process.
+fn tracer(proc: &Path, pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(proc.join(pid.to_string()).join("status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())
 }
 
 /// proc_pid_stat(5): pid (comm) state ppid …, and field 52, the last, is exit_code.
@@ -113,11 +113,11 @@ mod tests {
             let place = dir.path().join(pid.to_string());
             fs::create_dir_all(&place).unwrap();
             fs::write(place.join("stat"), format!("{pid} ({name}) {state} {parent} 1 1 0")).unwrap();
-            fs::write(place.join("comm"), format!("{name}\n")).unwrap();
         };
         add(1, "condor-criu-ini", 'S', 0);
-        add(7, "criu", 'S', 1);
+        add(7, "ld-linux", 'S', 1);
         add(300, "reaper", 't', 1);
+        fs::write(dir.path().join("300/status"), "Name:\treaper\nTracerPid:\t7\n").unwrap();
         add(301, "a) Z 300", 't', 300);
         add(302, "gone", 'Z', 1);
         assert_eq!(look(dir.path(), 300), None);

@@ -47,6 +47,9 @@ pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
     if matches!(exit, Exit::Checkpointed(_) | Exit::CannotRestoreHere) {
         placeholders::make(&job);
     }
+    if result.is_err() {
+        placeholders::make_ours(&job);
+    }
     match &result {
         Ok(exit) => tracing::info!(?exit, "ending"),
         Err(failure) => {

@@ -8,10 +8,13 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::checkpoint;
 use crate::htcondor::Job;
 use crate::htcondor::advice::list;
+use crate::journal;
 
 const LINE: &[u8] = b"condor-criu: this stands in for an output that the job had not written yet\n";
 
@@ -22,6 +25,19 @@ pub fn make(job: &Job) {
             Ok(false) => {}
             Ok(true) => tracing::info!("{} is not written yet; a placeholder keeps the job from being held", output),
             Err(error) => tracing::warn!("HTCondor will miss {output}, and there can be no placeholder: {error}"),
+        }
+    }
+}
+
+/// Makes what is ours and missing: after a failure HTCondor would name these files as the cause, and hold the job for them.
+pub fn make_ours(job: &Job) {
+    let ours = |output: &String| output == journal::NAME || output.starts_with(checkpoint::NAME);
+    for output in outputs(job).into_iter().filter(ours) {
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(job.scratch.join(&output));
+        if let Err(error) = made
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            tracing::debug!("HTCondor will miss {output}: {error}");
         }
     }
 }
