@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::gate;
-use super::save::{CALLS, COMPAT, REAPER, SHM, WORK};
+use super::save::{CALLS, COMPAT, HELPER_MAX, REAPER, SHM, WORK};
 use super::{streams, within};
 use crate::checkpoint::archive::extract::{self, Existing, ExtractOptions, Later};
 use crate::checkpoint::archive::{ArchiveError, Reader};
@@ -56,8 +56,6 @@ pub fn open(path: &Path) -> Result<Option<Opened>, Failure> {
     };
     let manifest = manifest::parse(&what(path), reader.manifest())?;
     let helper = |name: &str| {
-        /// Bytes; ours have some pages.
-        const HELPER_MAX: u64 = 1024 * 1024;
         if reader.get(name).is_some_and(|member| member.size > HELPER_MAX) {
             return Err(Failure::start(what(path), format!("{name} in it is larger than any of ours")));
         }

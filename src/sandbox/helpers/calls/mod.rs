@@ -35,6 +35,11 @@ pub const ERESTARTNOHAND: i64 = -514;
 pub const ERESTART_RESTARTBLOCK: i64 = -516;
 /// The call by which the kernel goes on with a restart block.
 const RESTART_SYSCALL: i64 = 219;
+const EINTR: i64 = -4;
+const RT_SIGTIMEDWAIT: u64 = 128;
+const EPOLL_WAIT: u64 = 232;
+const EPOLL_PWAIT: u64 = 281;
+const EPOLL_PWAIT2: u64 = 441;
 const SECOND: i64 = 1_000_000_000;
 
 static LOADED: AtomicBool = AtomicBool::new(false);
@@ -90,10 +95,15 @@ pub fn changed(tid: i32) {
 
 /// criu has read these registers of a task.
 pub fn seen(tid: i32, registers: &mut Registers) {
-    let code = registers.ax as i64;
     let number = registers.orig_ax as i64;
-    let restarts = [ERESTARTSYS, ERESTARTNOHAND, ERESTART_RESTARTBLOCK].contains(&code);
-    if number < 0 || !restarts {
+    if number < 0 {
+        return;
+    }
+    if registers.ax as i64 == EINTR && waits_for_ever(registers) {
+        registers.ax = ERESTARTNOHAND as u64;
+    }
+    let code = registers.ax as i64;
+    if ![ERESTARTSYS, ERESTARTNOHAND, ERESTART_RESTARTBLOCK].contains(&code) {
         return;
     }
     let Some(slot) = table::slot(tid) else {
@@ -112,6 +122,17 @@ pub fn seen(tid: i32, registers: &mut Registers) {
         text::append(tid, &slot.call);
     }
     tell(registers, code, slot.call.number);
+}
+
+/// The kernel lets these return EINTR even if no handler has run, since it would have to know what is left of their time. Without a timeout
+/// there is nothing to know, and no program need see it.
+fn waits_for_ever(registers: &Registers) -> bool {
+    match registers.orig_ax {
+        EPOLL_WAIT | EPOLL_PWAIT => (registers.r10 as i32) < 0,
+        EPOLL_PWAIT2 => registers.r10 == 0,
+        RT_SIGTIMEDWAIT => registers.dx == 0,
+        _ => false,
+    }
 }
 
 /// Has criu make the call again, as it does with the other codes.
