@@ -77,8 +77,8 @@ fn stopped_by_the_kernel(host: &Host<'_>) -> Answers {
     answers(&host.stdout())
 }
 
-fn goes_on(host: &Host<'_>, told: &str) -> Answers {
-    let mut job = host.start(&["--", "./calls", "4"]);
+fn goes_on(host: &Host<'_>, ghost: &str, told: &str) -> Answers {
+    let mut job = host.start(&["--", "./calls", "4", ghost]);
     job.until_output("waiting").signal(Signal::SIGUSR2);
     job.until("condor-criu.log", told);
     std::thread::sleep(A_LITTLE);
@@ -164,12 +164,14 @@ fn every_blocking_call_goes_on_as_after_a_stop() {
         host
     };
     let by_the_kernel = stopped_by_the_kernel(&host("stopped"));
-    let mut refused = host("refused");
+    let (mut refused, mut late) = (host("refused"), host("late"));
     without_ghosts(&mut refused);
+    late.criu.clone_from(&refused.criu);
     let seen = [
         ("SIGSTOP, SIGCONT", by_the_kernel.clone()),
-        ("saved, goes on", goes_on(&host("saved"), "committed")),
-        ("dump failed", goes_on(&refused, "cannot save the payload")),
+        ("saved, goes on", goes_on(&host("saved"), "first", "committed")),
+        ("dump failed early", goes_on(&refused, "first", "cannot save the payload")),
+        ("dump failed late", goes_on(&late, "last", "cannot save the payload")),
         ("restored", moved(&bench, &program, 1, "4")),
         ("moved three times", moved(&bench, &program, 3, "8")),
     ];
@@ -192,6 +194,30 @@ fn every_blocking_call_goes_on_as_after_a_stop() {
         }
     }
     assert!(wrong.is_empty(), "{table}\n{}", wrong.join("\n"));
+}
+
+/// Nothing tells how long this one has slept: it begins again with the whole of its time, once, and that is said.
+#[test]
+fn a_sleep_that_was_stopped_before_a_save_is_slept_again_from_its_begin() {
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    let script = "python3 -c 'import select; select.poll().poll(3000)' & p=$!; sleep 3 & q=$!; sleep 0.5; kill -STOP $p $q; \
+                  kill -CONT $p $q; sleep 0.3; echo up; wait $q; echo slept $?; wait $p; echo polled $?";
+    let began = Instant::now();
+    let mut job = host.start(&["--", "sh", "-c", script]);
+    job.until_output("up");
+    let up = began.elapsed().as_secs_f64();
+    for generation in 1..=3 {
+        job.signal(Signal::SIGUSR2);
+        job.until("condor-criu.log", &format!("committed generation={generation}"));
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert_code(&host, job.end(), 0);
+    let took = began.elapsed().as_secs_f64();
+    // The sleep's rest is known: the kernel wrote it down.
+    assert!((3.0..3.8).contains(&(took - up)), "{took} {up}");
+    assert_eq!(host.stdout(), "up\nslept 0\npolled 0\n");
+    assert_eq!(host.log().matches("begins again with the whole").count(), 1, "{}", host.log());
 }
 
 /// Between the end of a stop and what ends the calls.

@@ -2,7 +2,7 @@
 // timeout end by it; the others, and some sleeps that a handler is to end, are ended when a file `go` is in the directory. Then one line for each
 // is written: its name, where it waited, what it answered, errno, and how much too late it came, in milliseconds, if it had a time.
 //
-//     calls SECONDS
+//     calls SECONDS [first | last]: which of its processes has a deleted file open
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -460,6 +460,7 @@ int main(int count, char **words) {
     sigaction(SIGUSR1, &action, NULL);
     close(open("watched", O_CREAT | O_RDWR, 0600));
     // With the fake criu of the test this is one too many.
+    int last = count > 2 && !strcmp(words[2], "last");
     int ghost = open("ghost", O_CREAT | O_RDWR, 0600);
     if (pipe(go) || ftruncate(ghost, 100) || write(ghost, "ghost", 5) != 5 || unlink("ghost")) abort();
     for (int i = 0; i < KINDS; i++) {
@@ -475,13 +476,14 @@ int main(int count, char **words) {
     }
     if (fork() == 0) {
         close(go[1]);
-        close(ghost);
+        if (!last) close(ghost);
         pthread_t t;
         for (int i = 0; i < KINDS; i++) prepare(&waits_of[1][i], i, 1);
         for (int i = 0; i < KINDS; i++) pthread_create(&t, NULL, wait_in, &waits_of[1][i]);
         pthread_create(&t, NULL, ender, &waits_of[1][0]);
         pause();
     }
+    if (last) close(ghost);
     struct timespec little = {0, 300000000};
     while (clock_nanosleep(CLOCK_MONOTONIC, 0, &little, &little) == EINTR) {}
     printf("waiting\n");

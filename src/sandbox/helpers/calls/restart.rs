@@ -1,7 +1,7 @@
 //! Gives a task that is let go back to the kernel as the kernel's own stop would leave it: in its system call, which is to go on.
 
-use super::table::{self, Call, NEVER, Timeout, UNKNOWN};
-use super::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTNOINTR, ERESTARTSYS, SECOND, now};
+use super::table::{self, Call, NEVER, Timeout};
+use super::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTNOINTR, ERESTARTSYS, SECOND, now, waits_for_ever};
 use crate::bare::call;
 use crate::trace::trace;
 
@@ -169,11 +169,19 @@ enum Stop {
 /// case. `work` is called before it is changed.
 pub fn let_go(tid: i32, always: bool, work: impl FnOnce()) -> usize {
     let Some(slot) = table::find(tid) else { return 0 };
-    if !slot.fresh || !(slot.changed || always) {
+    let task = Held(tid);
+    if !(slot.changed || always) {
+        // It is where the kernel stopped it, which goes on with it but for these.
+        if let Some(found) = task.registers().filter(waits_for_ever) {
+            let _ = task.set(&Registers { ax: ERESTARTNOHAND as u64, ..found });
+        }
+        return 0;
+    }
+    if !slot.fresh {
         return 0;
     }
     slot.fresh = false;
-    go_on(&Held(tid), &slot.call, work).unwrap_or(0)
+    go_on(&task, &slot.call, work).unwrap_or(0)
 }
 
 fn go_on(task: &Held, call: &Call, work: impl FnOnce()) -> Option<usize> {
@@ -220,7 +228,7 @@ fn begin_again(task: &Held, record: &Call, inside: &Registers, again: &Registers
     let mut first = *again;
     let scratch = (record.sp - RED_ZONE - BELOW) & !15;
     let mut kept = None;
-    if record.end != NEVER && record.end != UNKNOWN {
+    if record.end != NEVER {
         let left = record.end.saturating_sub(now()).max(0);
         match record.timeout() {
             // poll(2) would rather be late than early.
