@@ -126,7 +126,23 @@ fn moved(bench: &Bench, program: &[u8], moves: usize, seconds: &str) -> Answers 
     answers(&host.stdout())
 }
 
-/// The table of docs/limits.md.
+/// What became of a call, in both places.
+fn outcome(answers: &Answers, name: &str) -> String {
+    let told: Vec<&Answer> = ["main", "thread"].map(|place| &answers[&(name.to_owned(), place.to_owned())]).into();
+    let ended_by_a_handler = name.ends_with("(handler)") || name == "pause" || name == "sigsuspend";
+    match told.iter().map(|(said, _)| said.as_str()).find(|said| ["EINTR", "EAGAIN", "never"].contains(said)) {
+        Some(said) if said != "EINTR" || !ended_by_a_handler => return said.to_owned(),
+        _ => {}
+    }
+    let lates = told.iter().filter_map(|(_, late)| *late);
+    match lates.max_by(|one, other| one.abs().total_cmp(&other.abs())) {
+        Some(late) if late >= 10.0 => format!("goes on, {late:.0} ms late"),
+        Some(late) if late <= -10.0 => format!("goes on, {:.0} ms early", -late),
+        _ => "goes on".to_owned(),
+    }
+}
+
+/// The table of docs/limits.md; calls of which the same is seen are in one line.
 fn table(seen: &[(&str, Answers)]) -> String {
     let mut text = String::from("| call |");
     for (title, _) in seen {
@@ -135,21 +151,16 @@ fn table(seen: &[(&str, Answers)]) -> String {
     text.push_str("\n|---|");
     text.push_str(&"---|".repeat(seen.len()));
     text.push('\n');
-    let cell = |answers: &Answers, name: &str| {
-        let told = ["main", "thread"].map(|place| {
-            let (said, late) = &answers[&(name.to_owned(), place.to_owned())];
-            late.map_or_else(|| said.clone(), |late| format!("{said} {late:+.0} ms"))
-        });
-        if told[0] == told[1] { told[0].clone() } else { told.join(", ") }
-    };
-    for ((name, place), _) in &seen[0].1 {
-        if place == "main" {
-            write!(text, "| `{name}` |").unwrap();
-            for (_, answers) in seen {
-                write!(text, " {} |", cell(answers, name)).unwrap();
-            }
-            text.push('\n');
+    let mut lines: Vec<(String, Vec<String>)> = Vec::new();
+    for (name, _) in seen[0].1.keys().filter(|(_, place)| place == "main") {
+        let cells: Vec<String> = seen.iter().map(|(_, answers)| outcome(answers, name)).collect();
+        match lines.iter_mut().find(|(_, same)| *same == cells) {
+            Some((names, _)) => write!(names, ", `{name}`").unwrap(),
+            None => lines.push((format!("`{name}`"), cells)),
         }
+    }
+    for (names, cells) in lines {
+        writeln!(text, "| {names} | {} |", cells.join(" | ")).unwrap();
     }
     text
 }
