@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 
+use condor_criu::checkpoint::archive::codec::Container;
 use condor_criu::checkpoint::archive::format::{self, Digest, Locator, MAJOR, MINOR};
-use condor_criu::checkpoint::archive::frame::{Compression, Container, Encoder, Out};
+use condor_criu::checkpoint::archive::frame::{Compression, Encoder, Out};
 use condor_criu::checkpoint::archive::index::Index;
 use condor_criu::checkpoint::archive::{ArchiveError, ExtractOptions, Kind, Reader, extract};
 use condor_criu::checkpoint::manifest;

@@ -6,11 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::{Cli, Command, Rehearse, Run, SettingsFlags};
 use crate::criu::{bundle, find};
+use crate::doctor::{self, Place, Trial, advertise::advertise};
 use crate::exit::{Ended, Exit, Failure};
-use crate::host::{
-    self,
-    doctor::{self, Place, Trial, advertise::advertise},
-};
+use crate::host;
 use crate::htcondor::{ClassAd, Job, submit};
 use crate::sandbox::{OUR_ROOT, probe};
 use crate::settings::{Layer, Settings};

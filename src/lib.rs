@@ -5,12 +5,15 @@
 
 pub mod checkpoint;
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod criu;
+pub mod doctor;
 pub mod exit;
 pub mod host;
 pub mod htcondor;
 pub mod journal;
+pub mod name;
 pub mod rehearse;
 pub mod report;
 pub mod sandbox;

@@ -20,6 +20,13 @@ use crate::sandbox::Network;
 use crate::sandbox::compat::Compat;
 use values::*;
 
+/// The OSPool's measured lower bound: at least 9 cpu hours lie between two lost attempts (docs/measurements.md).
+pub const MEAN_TIME_BETWEEN_EVICTIONS: Duration = Duration::from_secs(9 * 3600);
+/// The part of the time that checkpoints may cost.
+pub const SHARE_MAX: f64 = 0.05;
+/// A program that cannot be checkpointed is to be known after minutes, not hours.
+pub const FIRST_CHECKPOINT: Duration = Duration::from_secs(10 * 60);
+
 /// Every setting: its key in TOML, and what it means. As an environment variable it is `CONDOR_CRIU_` and the key in
 /// capitals, in a job ad `Criu` and the key in camel case (`+CriuInterval = "1h"`).
 pub const KEYS: &[(&str, &str)] = &[
@@ -230,11 +237,11 @@ fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
         interval: read.get("interval", interval)?.unwrap_or(Interval::Auto),
         mean_time_between_evictions: read
             .get("mean_time_between_evictions", duration)?
-            .unwrap_or(crate::supervise::policy::MEAN_TIME_BETWEEN_EVICTIONS),
-        checkpoint_share: read.get("checkpoint_share", share)?.unwrap_or(crate::supervise::policy::SHARE_MAX),
+            .unwrap_or(MEAN_TIME_BETWEEN_EVICTIONS),
+        checkpoint_share: read.get("checkpoint_share", share)?.unwrap_or(SHARE_MAX),
         first_checkpoint: read
             .get("first_checkpoint", |text| Ok(if text == "never" { None } else { Some(duration(text)?) }))?
-            .unwrap_or(Some(crate::supervise::policy::FIRST_CHECKPOINT)),
+            .unwrap_or(Some(FIRST_CHECKPOINT)),
         compression: read.get("compression", compression)?.unwrap_or(Compression::Auto),
         upload_rate: read.get("upload_rate", rate)?,
         threads: read.get("threads", |text| text.parse().map_err(|_| "not a number of threads".into()))?.unwrap_or(0),

@@ -102,7 +102,7 @@ fn a_restored_payload_has_no_capability_and_no_way_to_one() {
             Some("NoNewPrivs") => "1",
             // criu cannot empty the bounding set without CAP_SETPCAP, and leaves its own. It is a bound for what an execve(2) may
             // add, and with no_new_privs that adds nothing (capabilities(7)).
-            Some("CapBnd") => "0000010000080004",
+            Some("CapBnd") => "0000010000080006",
             _ => "0000000000000000",
         };
         assert!(line.ends_with(expected), "{line}");

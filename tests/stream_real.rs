@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use condor_criu::checkpoint::archive::{Compression, Reader, WriteOptions, Writer};
 use condor_criu::checkpoint::streaming::{ArchiveSink, ArchiveSource};
 use condor_criu::criu::images::Rewrite;
+use condor_criu::criu::owners::Owner;
 use condor_criu::criu::stream::{Cancel, Capture, ImageSink, ImageWriter, Serve, StreamError};
 use condor_criu::sandbox::helpers;
 
@@ -173,7 +174,13 @@ impl Scene {
         let serve = Serve::listen(&self.path("img")).unwrap();
         let cancel = serve.cancel_handle();
         std::thread::scope(|scope| {
-            let source = ArchiveSource { archive: &archive, rewrite, threads: 2 };
+            let source = ArchiveSource {
+                archive: &archive,
+                rewrite,
+                locks: &[],
+                owner: Owner { user: 1000, group: 1000 },
+                threads: 2,
+            };
             let started = now();
             let thread = scope.spawn(move || serve.run(&source));
             let status = self.run(RESTORE, cancel);

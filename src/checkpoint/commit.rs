@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::{io, iter};
 
 /// The checkpoint's permission bits from its first byte: it holds the payload's memory.
@@ -58,9 +59,10 @@ pub struct Draft {
 
 impl Draft {
     /// A new file in `directory` that is to become the newest in the same file system. What an earlier attempt left
-    /// there is overwritten.
+    /// there is overwritten; one of this process that is not gone yet is not.
     pub fn create(directory: &Path, place: Place) -> io::Result<(Draft, File)> {
-        let path = directory.join("checkpoint.draft");
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let path = directory.join(format!("checkpoint-{}.draft", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let _ = fs::remove_file(&path);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(PRIVATE).open(&path)?;
         Ok((Draft { path, place, committed: false }, file))

@@ -1,7 +1,7 @@
 //! What the job was given: inputs that HTCondor brings again need not be carried, as long as nobody has changed them.
 //!
-//! A change is seen by the change time, which every write moves. Some file systems, tmpfs above all, do not move it when memory that is
-//! mapped is written. There each input is read again at every save.
+//! A change is seen by the change time, which every write moves. What is written through memory that is mapped moves it at once on the usual
+//! file systems, on others when the pages are written back, and never on tmpfs ([`Clock`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -111,14 +111,19 @@ impl Inputs {
         self.known.get(&entry.path).is_some_and(|(stamp, _)| *stamp == Stamp::of(&entry.stat))
     }
 
-    /// The input at this entry, if it is unchanged. `blind`: the file system's clock does not tell.
-    pub fn unchanged(&self, tree: &Tree, entry: &Entry, blind: bool) -> Option<Input> {
+    /// The input at this entry, if it is unchanged.
+    pub fn unchanged(&self, tree: &Tree, entry: &Entry, clock: Clock) -> Option<Input> {
         let (stamp, known) = self.known.get(&entry.path)?;
         if *stamp != Stamp::of(&entry.stat) {
             return None;
         }
         let known = known.clone()?;
-        if blind && digest(tree, &entry.path).ok()?.0 != known {
+        let as_it_was = match clock {
+            Clock::Tells => true,
+            Clock::TellsLate => written_back(tree, &entry.path).is_ok_and(|stat| Stamp::of(&stat) == *stamp),
+            Clock::Silent => digest(tree, &entry.path).is_ok_and(|(found, _)| found == known),
+        };
+        if !as_it_was {
             return None;
         }
         Some(Input { path: entry.path.clone(), size: entry.stat.size(), digest: known })
@@ -132,12 +137,38 @@ impl Inputs {
     }
 }
 
-/// Whether memory that is mapped from a file here can be written without a change of its time. Those that are known to tell are named;
-/// an overlay may stand on any.
-pub fn may_change_unseen(tree: &Tree) -> bool {
-    let telling =
-        [statfs::EXT4_SUPER_MAGIC, statfs::BTRFS_SUPER_MAGIC, statfs::XFS_SUPER_MAGIC, statfs::F2FS_SUPER_MAGIC];
-    !fstatfs(tree.base()).is_ok_and(|found| telling.contains(&found.filesystem_type()))
+/// What a file system's change time says of a write through mapped memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// It has moved.
+    Tells,
+    /// It moves when the pages are written back.
+    TellsLate,
+    /// Nothing: the content has to be read.
+    Silent,
+}
+
+impl Clock {
+    /// Of the file system of this tree. An overlay may stand on any.
+    pub fn of(tree: &Tree) -> Clock {
+        /// `linux/magic.h`; nix does not name it.
+        const RAMFS: i64 = 0x8584_58F6;
+        let telling =
+            [statfs::EXT4_SUPER_MAGIC, statfs::BTRFS_SUPER_MAGIC, statfs::XFS_SUPER_MAGIC, statfs::F2FS_SUPER_MAGIC];
+        let silent = [statfs::TMPFS_MAGIC, statfs::OVERLAYFS_SUPER_MAGIC];
+        match fstatfs(tree.base()).map(|found| found.filesystem_type()) {
+            Ok(kind) if telling.contains(&kind) => Clock::Tells,
+            Ok(kind) if silent.contains(&kind) || kind.0 == RAMFS => Clock::Silent,
+            _ => Clock::TellsLate,
+        }
+    }
+}
+
+/// What a file is when all that was written to it through memory has reached its file system.
+fn written_back(tree: &Tree, path: &Path) -> io::Result<Stat> {
+    let file = File::from(open_below(tree.base(), path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
+    file.sync_all()?;
+    Ok(Stat::of_open(&file)?)
 }
 
 /// Of the content of a regular file, with what it is after that.
@@ -178,11 +209,14 @@ mod tests {
         while inputs.digest_one(dir.path()) {}
         let mut tree = Tree::open(dir.path()).unwrap();
         let entry = tree.walk(|_| false).unwrap().remove(0);
-        assert!(inputs.unchanged(&tree, &entry, true).is_some());
+        for clock in [Clock::Tells, Clock::TellsLate, Clock::Silent] {
+            assert!(inputs.unchanged(&tree, &entry, clock).is_some());
+        }
         // As if through memory: the entry keeps its time.
         fs::write(dir.path().join("in"), "abd").unwrap();
-        assert!(inputs.unchanged(&tree, &entry, false).is_some());
-        assert!(inputs.unchanged(&tree, &entry, true).is_none());
+        assert!(inputs.unchanged(&tree, &entry, Clock::Tells).is_some());
+        assert!(inputs.unchanged(&tree, &entry, Clock::TellsLate).is_none());
+        assert!(inputs.unchanged(&tree, &entry, Clock::Silent).is_none());
     }
 
     #[test]

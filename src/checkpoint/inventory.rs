@@ -43,7 +43,7 @@ impl NotCarried {
     }
 
     /// Whether the entry at this relative path, with all below it, stays out.
-    fn excludes(&self, path: &Path) -> bool {
+    pub fn excludes(&self, path: &Path) -> bool {
         if let Ok(below) = path.strip_prefix(STATE_DIR) {
             let mut parts = below.components();
             return match parts.next() {
@@ -107,6 +107,7 @@ pub fn remove_unknown(
 mod tests {
     use super::*;
     use crate::checkpoint::Inputs;
+    use crate::checkpoint::given::Clock;
     use std::fs;
 
     #[test]
@@ -128,8 +129,11 @@ mod tests {
         let walked = walk(&mut tree, &not_carried).unwrap();
         let names: Vec<&str> = walked.iter().map(|entry| entry.path.to_str().unwrap()).collect();
         assert_eq!(names, [".condor-criu", ".condor-criu/tmp", ".condor-criu/tmp/t", "changed", "in", "new"]);
-        let unchanged: Vec<PathBuf> =
-            walked.iter().filter_map(|entry| inputs.unchanged(&tree, entry, false)).map(|input| input.path).collect();
+        let unchanged: Vec<PathBuf> = walked
+            .iter()
+            .filter_map(|entry| inputs.unchanged(&tree, entry, Clock::Tells))
+            .map(|input| input.path)
+            .collect();
         assert_eq!(unchanged, [PathBuf::from(".condor-criu/tmp/t"), PathBuf::from("in")]);
     }
 

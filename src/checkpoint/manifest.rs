@@ -7,8 +7,12 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::archive::Name;
+use crate::clock::Boot;
 use crate::criu::features::Feature;
+use crate::criu::locks::Lock;
 use crate::exit::{Ended, Exit, Failure};
+use crate::host::cpu::Xsave;
+use crate::host::files::HostFile;
 use crate::host::limits::Limits;
 use crate::sandbox::{ClockReadings, Network};
 
@@ -89,12 +93,15 @@ pub struct Manifest {
     /// Hidden files at the top of the scratch directory that had been there and are gone: should HTCondor bring one again, it goes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<Name>,
-    /// Names of unix sockets that nobody listens on any more, with their modes.
+    /// Names of unix sockets, with their modes: also of those that nobody listens on any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<Socket>,
     /// Bytes of all files in the archive but criu's images, holes included: what unpacking makes, and no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unpacked_bytes: Option<u64>,
+    /// Record locks, which CRIU may have left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locks: Vec<Lock>,
     /// The host's files that the payload has mapped or open.
     #[serde(default)]
     pub files: Vec<HostFile>,
@@ -133,15 +140,6 @@ pub struct Host {
     pub boot: Option<Boot>,
 }
 
-/// A moment of a host that does not depend on how its clock is set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Boot {
-    /// /proc/sys/kernel/random/boot_id
-    pub id: String,
-    /// CLOCK_BOOTTIME, in milliseconds.
-    pub uptime_ms: u64,
-}
-
 /// What a checkpoint has to do with processors: names of /proc/cpuinfo, of what programs choose code by.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Processor {
@@ -154,16 +152,6 @@ pub struct Processor {
     /// The registers that the first host's processor can save.
     #[serde(default)]
     pub xsave: Xsave,
-}
-
-/// The state that a processor saves with XSAVE. Where a program is within its baseline, the area is no obstacle: CRIU restores it where it is
-/// larger or smaller, and leaves out what the host lacks (measured from 832 to 2560 bytes).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Xsave {
-    /// Bytes, for what the kernel has switched on.
-    pub size: u32,
-    /// Bits as in XCR0: 5 to 7 are AVX-512, 17 and 18 AMX.
-    pub features: u64,
 }
 
 /// The identity inside the sandbox.
@@ -192,7 +180,7 @@ pub struct StreamFile {
     /// 0, 1 or 2
     pub descriptor: u8,
     /// Relative to the scratch directory.
-    #[serde(with = "bytes")]
+    #[serde(with = "crate::name::bytes")]
     pub path: PathBuf,
     /// Bytes.
     pub size: u64,
@@ -205,7 +193,7 @@ pub struct StreamFile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
     /// Relative to the scratch directory.
-    #[serde(with = "bytes")]
+    #[serde(with = "crate::name::bytes")]
     pub path: PathBuf,
     /// Bytes.
     pub size: u64,
@@ -213,31 +201,13 @@ pub struct Input {
     pub digest: String,
 }
 
-/// A unix socket in the scratch directory.
+/// A unix socket with a name in a directory that is carried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Socket {
-    /// Relative to the scratch directory.
+    /// As that of a member of the archive: `work/…` or `shm/…`.
     pub path: Name,
     /// Permission bits.
     pub mode: u32,
-}
-
-/// A file of the host, outside the carried directories.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostFile {
-    /// As the payload sees it.
-    #[serde(with = "bytes")]
-    pub path: PathBuf,
-    /// Bytes.
-    pub size: u64,
-    /// Of its content, for what has no build id (`crate::host::content`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
-    /// The GNU build id in hex, if it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub build_id: Option<String>,
-    /// Whether the checkpoint carries it.
-    pub carried: bool,
 }
 
 /// Seconds and bytes.
@@ -268,20 +238,6 @@ pub struct History {
     /// Bytes per second of the upload after a periodic checkpoint, the last two weighed equally, if that has been seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload_rate: Option<f64>,
-}
-
-/// A path in JSON, as [`Name`] writes it: text where it is UTF-8, and `{"hex": "…"}` where it is not.
-mod bytes {
-    use super::{Name, PathBuf};
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<S: Serializer>(path: &PathBuf, serializer: S) -> Result<S::Ok, S::Error> {
-        Name::new(path).serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-        Ok(Name::deserialize(deserializer)?.as_path().to_path_buf())
-    }
 }
 
 /// Reads a manifest, refusing a newer one by its number before its shape is looked at.

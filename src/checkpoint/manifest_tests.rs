@@ -31,6 +31,7 @@ fn manifest() -> Manifest {
         inputs: vec![],
         removed: vec![],
         sockets: vec![],
+        locks: vec![],
         unpacked_bytes: None,
         files: vec![],
         limits: Limits::default(),

@@ -1,13 +1,15 @@
 //! Images between criu and the archive: the one place that knows both.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
 
 use super::archive::{MemberReader, MemberStream, Reader, Writer};
 use crate::criu::features::{self, Feature};
 use crate::criu::images::Rewrite;
+use crate::criu::locks::{self, Lock};
+use crate::criu::owners::{self, Owner};
 use crate::criu::stream::{ImageReader, ImageSink, ImageSource, ImageWriter, Lent};
 
 /// Where images are in an archive.
@@ -96,6 +98,10 @@ pub struct ArchiveSource<'a> {
     pub archive: &'a Reader,
     /// What has to differ on this host.
     pub rewrite: Rewrite,
+    /// Record locks that are to be in the image of locks.
+    pub locks: &'a [Lock],
+    /// Who owns what is made anew.
+    pub owner: Owner,
     /// Threads that decode ahead, for each large image.
     pub threads: usize,
 }
@@ -107,17 +113,36 @@ const MOST_REWRITTEN: u64 = 64 << 20;
 impl ImageSource for ArchiveSource<'_> {
     fn open<'a>(&'a self, name: &str) -> io::Result<Option<Box<dyn ImageReader + 'a>>> {
         let member = member(name);
-        let Some(found) = self.archive.get(&member) else { return Ok(None) };
+        let found = self.archive.get(&member);
+        if name == locks::IMAGE && !self.locks.is_empty() {
+            let saved = found.map(|found| self.whole(&member, found.size)).transpose()?;
+            return Ok(Some(Box::new(Whole::from(locks::add(saved, self.locks)))));
+        }
+        let Some(found) = found else { return Ok(None) };
+        if owners::is_ghost(name) {
+            return Ok(Some(Box::new(Edited::ghost(self.archive.open_member(&member, self.threads)?, self.owner)?)));
+        }
         if !self.rewrite.concerns(name) {
             return Ok(Some(Box::new(self.archive.open_member(&member, self.threads)?)));
         }
-        if found.size > MOST_REWRITTEN {
+        let image = self.whole(&member, found.size)?;
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let mut image = self.rewrite.apply(name, &image).map_err(invalid)?;
+        if name == "files.img" {
+            image = self.owner.of_sockets(name, &image).map_err(invalid)?;
+        }
+        Ok(Some(Box::new(Whole::from(image))))
+    }
+}
+
+impl ArchiveSource<'_> {
+    fn whole(&self, member: &OsStr, size: u64) -> io::Result<Vec<u8>> {
+        if size > MOST_REWRITTEN {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the image is impossibly large"));
         }
         let mut image = Vec::new();
-        self.archive.copy_to(&member, &mut image)?;
-        let image = self.rewrite.apply(name, &image).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-        Ok(Some(Box::new(Whole { size: image.len() as u64, image: Some(image) })))
+        self.archive.copy_to(member, &mut image)?;
+        Ok(image)
     }
 }
 
@@ -131,10 +156,45 @@ impl ImageReader for MemberReader {
     }
 }
 
+/// An image whose first piece was edited.
+struct Edited {
+    size: u64,
+    first: Option<Vec<u8>>,
+    rest: MemberReader,
+}
+
+impl Edited {
+    fn ghost(mut rest: MemberReader, owner: Owner) -> io::Result<Edited> {
+        let size = rest.size();
+        let first = rest.lend()?.map(|piece| (piece.as_ref().len() as u64, owner.of_ghost(piece.as_ref())));
+        let size = first.as_ref().map_or(size, |(was, first)| size - was + first.len() as u64);
+        Ok(Edited { size, first: first.map(|(_, first)| first), rest })
+    }
+}
+
+impl ImageReader for Edited {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn next(&mut self) -> io::Result<Option<Lent>> {
+        match self.first.take() {
+            Some(first) => Ok(Some(Box::new(first) as Lent)),
+            None => ImageReader::next(&mut self.rest),
+        }
+    }
+}
+
 /// An image that is in memory.
 struct Whole {
     size: u64,
     image: Option<Vec<u8>>,
+}
+
+impl From<Vec<u8>> for Whole {
+    fn from(image: Vec<u8>) -> Whole {
+        Whole { size: image.len() as u64, image: Some(image) }
+    }
 }
 
 impl ImageReader for Whole {

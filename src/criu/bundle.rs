@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::closure::{self, Part};
-use super::find::Criu;
+use super::executable::Criu;
 
 /// The last 64 bytes of a bundle begin with this.
 const MAGIC: &[u8; 16] = b"condor-criu-bndl";

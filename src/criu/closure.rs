@@ -11,7 +11,7 @@ use elf::ElfStream;
 use elf::abi::PT_INTERP;
 use elf::endian::AnyEndian;
 
-use super::find::{Criu, LOADER};
+use super::executable::{Criu, LOADER};
 
 /// A file of a bundle: its name in it, and where it is on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,8 +103,12 @@ mod tests {
 
     #[test]
     fn the_closure_of_a_program_has_its_libraries_and_its_loader() {
-        let sh =
-            Criu { directory: "/bin".into(), name: "sh".into(), bundled: false, version: super::super::find::OLDEST };
+        let sh = Criu {
+            directory: "/bin".into(),
+            name: "sh".into(),
+            bundled: false,
+            version: crate::criu::executable::OLDEST,
+        };
         let names: Vec<PathBuf> = of(&sh).unwrap().into_iter().map(|part| part.name).collect();
         assert_eq!(names[0], Path::new("criu"));
         assert!(

@@ -8,37 +8,8 @@ use std::process::{Command, Stdio};
 use thiserror::Error;
 
 use super::bundle;
+use super::executable::{Criu, LOADER, OLDEST, Version, number};
 
-/// A criu that answered with its version.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Criu {
-    /// The folder that holds it, to be bound into the sandbox.
-    pub directory: PathBuf,
-    /// The name of the executable in that folder.
-    pub name: OsString,
-    /// Whether it is a bundle, started through its own dynamic loader in `lib/`.
-    pub bundled: bool,
-    /// What `criu --version` said.
-    pub version: Version,
-}
-
-/// A version, compared part by part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version(pub u32, pub u32, pub u32);
-
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}.{}", self.0, self.1, self.2)
-    }
-}
-
-/// The first version that works on kernels from 6.13 and knows `--unprivileged` well enough.
-pub const OLDEST: Version = Version(4, 1, 0);
-/// The version that we ship and test.
-pub const TESTED: Version = Version(4, 2, 0);
-
-/// The dynamic loader in a bundle's `lib/`.
-pub(super) const LOADER: &str = "lib/ld-linux-x86-64.so.2";
 /// Debian and others install criu in sbin, which is in no job's PATH; a job of HTCondor may have no PATH at all.
 const MORE_PLACES: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/usr/local/bin", "/usr/bin"];
 
@@ -136,36 +107,15 @@ fn probe(directory: PathBuf, name: OsString) -> Result<Criu, FindError> {
     Ok(criu)
 }
 
-impl Criu {
-    /// The command that runs it when its folder is at `directory`, without arguments. A bundle needs its own loader:
-    /// the host's libc may be older than criu's.
-    pub fn command(&self, directory: &Path) -> Vec<OsString> {
-        let executable = directory.join(&self.name).into_os_string();
-        if !self.bundled {
-            return vec![executable];
-        }
-        let library_path = directory.join("lib").into_os_string();
-        vec![directory.join(LOADER).into_os_string(), "--library-path".into(), library_path, executable]
-    }
-}
-
 /// The number in `Version: 4.2.1`.
 fn parse_version(text: &str) -> Option<Version> {
     number(text.lines().find_map(|line| line.trim().strip_prefix("Version:"))?)
 }
 
-/// `4.2.1`, `4.2`
-pub fn number(text: &str) -> Option<Version> {
-    let mut parts = text.trim().split('.').map(|part| {
-        let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse::<u32>().ok()
-    });
-    Some(Version(parts.next()??, parts.next().flatten().unwrap_or(0), parts.next().flatten().unwrap_or(0)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::criu::executable::TESTED;
 
     #[test]
     fn versions_are_read_and_compared() {

@@ -85,6 +85,21 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "let the program use fewer pipes, or socket pairs instead",
     ),
     (
+        "map_files on procfs: Permission denied",
+        "a process forbids to look into it (PR_SET_DUMPABLE), or runs a program that it may execute but not read",
+        "make the program readable, or turn that protection off in it",
+    ),
+    (
+        "\\012",
+        "a file that is mapped into memory has a line end in its name, which CRIU cannot read",
+        "give the file another name",
+    ),
+    (
+        "Can't stat path: File name too long",
+        "a deleted file that is still open has a name of more than 245 bytes",
+        "keep the file until it is closed, or give it a shorter name",
+    ),
+    (
         NO_PIPE_MEMORY,
         "the user's jobs on this host have used up the memory for pipes",
         "ask the administrator to raise fs.pipe-user-pages-soft",

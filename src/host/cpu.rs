@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::checkpoint::manifest::Xsave;
+use serde::{Deserialize, Serialize};
 
 /// The x86-64 levels of the psABI, by the names in /proc/cpuinfo of what each adds to the one before.
 /// Source: x86-64 psABI, section 3.1.1, "Processor Architecture".
@@ -78,6 +78,16 @@ pub fn page_size() -> u64 {
         .flatten()
         .and_then(|size| size.try_into().ok())
         .unwrap_or(0)
+}
+
+/// The state that a processor saves with XSAVE. Where a program is within its baseline, the area is no obstacle: CRIU restores it where it is
+/// larger or smaller, and leaves out what the host lacks (measured from 832 to 2560 bytes).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xsave {
+    /// Bytes, for what the kernel has switched on.
+    pub size: u32,
+    /// Bits as in XCR0: 5 to 7 are AVX-512, 17 and 18 AMX.
+    pub features: u64,
 }
 
 /// What this host's processor can save with XSAVE; nothing if it has no XSAVE.

@@ -14,9 +14,9 @@ use elf::abi::PT_NOTE;
 use elf::endian::AnyEndian;
 use elf::note::Note;
 use nix::sys::statfs::{self, FsType, statfs};
+use serde::{Deserialize, Serialize};
 
 use super::content;
-use crate::checkpoint::manifest::HostFile;
 use crate::sandbox::OUR_ROOT;
 
 /// What belongs to the payload, the kernel or us, and is not the host's.
@@ -54,6 +54,27 @@ pub fn used(proc: &Path, job_dir: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
+/// Regular files that the processes of `proc` have open so that CRIU compares their sizes, with one that has it. What is only added to is not
+/// compared.
+pub fn open(proc: &Path) -> Vec<(u32, PathBuf)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()).filter(|pid| *pid > 1)
+        else {
+            continue;
+        };
+        for descriptor in fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten() {
+            let regular = fs::metadata(descriptor.path()).is_ok_and(|metadata| metadata.is_file());
+            let only_added_to = flags(&entry.path(), &descriptor.file_name())
+                .is_some_and(|flags| flags & (libc::O_ACCMODE | libc::O_APPEND) == libc::O_WRONLY | libc::O_APPEND);
+            if let Some(path) = fs::read_link(descriptor.path()).ok().filter(|_| regular && !only_added_to) {
+                found.push((pid, path));
+            }
+        }
+    }
+    found
+}
+
 /// proc_pid_maps(5): address, permissions, offset, device, inode, then the path, which may have blanks; a line end in it is `\012`.
 fn mapped(maps: &[u8]) -> impl Iterator<Item = PathBuf> + '_ {
     maps.split(|byte| *byte == b'\n').filter_map(|line| {
@@ -64,13 +85,34 @@ fn mapped(maps: &[u8]) -> impl Iterator<Item = PathBuf> + '_ {
     })
 }
 
-/// proc_pid_fdinfo(5): `flags` is octal; the lowest two bits are the access mode. What is open for writing changes, and CRIU judges it.
+/// What is open for writing changes, and CRIU judges it.
 fn read_only(process: &Path, descriptor: &std::ffi::OsStr) -> bool {
-    let text = fs::read_to_string(process.join("fdinfo").join(descriptor)).unwrap_or_default();
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
-    flags
-        .and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok())
-        .is_some_and(|flags| flags & libc::O_ACCMODE == libc::O_RDONLY)
+    flags(process, descriptor).is_some_and(|flags| flags & libc::O_ACCMODE == libc::O_RDONLY)
+}
+
+/// proc_pid_fdinfo(5): `flags` is octal; the lowest two bits are the access mode.
+fn flags(process: &Path, descriptor: &std::ffi::OsStr) -> Option<i32> {
+    let text = fs::read_to_string(process.join("fdinfo").join(descriptor)).ok()?;
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"))?;
+    i32::from_str_radix(flags.trim(), 8).ok()
+}
+
+/// A file of the host, outside the carried directories.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFile {
+    /// As the payload sees it.
+    #[serde(with = "crate::name::bytes")]
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// Of its content, for what has no build id (`crate::host::content`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The GNU build id in hex, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build_id: Option<String>,
+    /// Whether the checkpoint carries it.
+    pub carried: bool,
 }
 
 /// The file at `path` below `root`.

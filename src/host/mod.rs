@@ -3,8 +3,8 @@
 pub mod baseline;
 pub mod content;
 pub mod cpu;
-pub mod doctor;
 pub mod files;
+pub mod kernel;
 pub mod limits;
 pub mod mpi;
 pub mod namespaces;

@@ -5,6 +5,7 @@
 //! every file. [`table`] prints what the evictions cost, [`timeline`] makes a page of it.
 
 mod compare;
+mod life;
 pub mod once;
 mod starter;
 mod table;
@@ -19,7 +20,8 @@ use nix::sys::signal::Signal;
 
 use crate::exit::{Ended, Exit, Failure};
 use crate::report;
-use starter::{Ending, Life, Starter};
+use life::{Ending, Eviction, Life};
+use starter::Starter;
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -42,29 +44,6 @@ pub struct Options {
     pub run_flags: Vec<OsString>,
     /// The payload.
     pub command: Vec<OsString>,
-}
-
-/// An eviction and what it cost, as far as the log tells.
-#[derive(Debug, Clone, Default)]
-pub struct Eviction {
-    /// vacate, hard or interval
-    pub why: String,
-    /// Which generation was committed.
-    pub generation: Option<u64>,
-    /// See the log.
-    pub frozen_seconds: Option<f64>,
-    /// See the log.
-    pub commit_seconds: Option<f64>,
-    /// See the log.
-    pub bytes: Option<u64>,
-    /// From the restart until the payload ran again.
-    pub running_again_seconds: Option<f64>,
-    /// When the life began that it ended, in seconds since the epoch.
-    pub began: f64,
-    /// When that life had ended.
-    pub ended: f64,
-    /// Where it was.
-    pub host: String,
 }
 
 /// Runs it, prints the result; `Success` only if all is equal.
@@ -105,7 +84,7 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
         (Ending::Ours(words), _) => vec![words.clone()],
     };
     if let Some(path) = &options.report {
-        let happened = evictions.iter().filter(|eviction| eviction.why != "interval").count();
+        let happened = evictions.iter().filter(|eviction| eviction.takes_away()).count();
         let about = timeline::about(&program, options, &difference, happened);
         report::write(path, &report::page::page(&about, &timeline::jobs(&peace, &last, &evictions)))?;
     }
@@ -122,7 +101,7 @@ fn verdict(
     difference: Vec<String>,
     alone: Duration,
 ) -> Exit {
-    let happened = evictions.iter().filter(|eviction| eviction.why != "interval").count();
+    let happened = evictions.iter().filter(|eviction| eviction.takes_away()).count();
     if difference.is_empty() {
         if let Ending::Payload(ended) = last.ending {
             crate::say!("uninterrupted: {:.1} s, {ended}", alone.as_secs_f64());
@@ -134,6 +113,11 @@ fn verdict(
             return Exit::Negative;
         }
         crate::say!("{program} can be checkpointed: after {happened} evictions everything is as without one.");
+        if let Some(megabytes) = request_disk(evictions) {
+            crate::say!(
+                "ask for request_disk = {megabytes}M: its files, two checkpoints of them and its memory, and CRIU"
+            );
+        }
         return Exit::Success;
     }
     for line in &difference {
@@ -159,6 +143,12 @@ fn verdict(
     Exit::Negative
 }
 
+/// What a job needs in its scratch directory at most, in MiB: a fifth more than was seen, since files and memory are not the same each time.
+fn request_disk(evictions: &[Eviction]) -> Option<u64> {
+    let most = evictions.iter().filter_map(|eviction| eviction.disk).max()?;
+    Some(most.saturating_add(most / 5).div_ceil(1 << 20))
+}
+
 /// A line that is written over, on a terminal only.
 fn progress(text: &str) {
     if std::io::stderr().is_terminal() {
@@ -177,4 +167,16 @@ fn progress_end() {
 /// Whether a status is one of ours that means a checkpoint.
 fn is_checkpoint(ended: Ended) -> bool {
     ended == Ended::Exited(crate::exit::DEFAULT_CHECKPOINT_CODE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifth_more_is_asked_for_than_was_seen() {
+        let eviction = |disk| Eviction { disk, ..Eviction::new(life::EvictionKind::Vacate) };
+        assert_eq!(request_disk(&[]), None);
+        assert_eq!(request_disk(&[eviction(None), eviction(Some(100 << 20)), eviction(Some(7))]), Some(120));
+    }
 }

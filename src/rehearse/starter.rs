@@ -13,11 +13,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::SIGCHLD;
 
-use super::{Eviction, Options, is_checkpoint, progress, timeline};
+use super::life::{Ending, Eviction, EvictionKind, Life, host};
+use super::{Options, is_checkpoint, progress};
 use crate::checkpoint::ended::EndRecord;
+use crate::checkpoint::tree::Tree;
+use crate::clock::now;
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended};
 use crate::journal::{self, Record};
-use crate::supervise::wall_clock::now;
 
 /// An eviction sooner than this would only test the start.
 pub(super) const SHORTEST_LIFE: Duration = Duration::from_millis(500);
@@ -55,24 +57,6 @@ impl Drop for Base {
             let _ = fs::remove_dir_all(path);
         }
     }
-}
-
-/// How one life of the job ended for good.
-pub(super) enum Ending {
-    /// The payload's own status.
-    Payload(Ended),
-    /// condor-criu could not go on; its words.
-    Ours(String),
-}
-
-/// The last life of a job.
-pub(super) struct Life {
-    pub(super) scratch: PathBuf,
-    pub(super) ending: Ending,
-    /// Seconds since the epoch.
-    pub(super) began: f64,
-    /// Seconds since the epoch.
-    pub(super) ended: f64,
 }
 
 /// The stand-in.
@@ -125,60 +109,54 @@ impl<'a> Starter<'a> {
         loop {
             let seen = lines(&scratch).len();
             let began = now();
-            let mut child = self.start(&scratch, &[])?;
             progress(&format!("eviction {} of {}", self.options.evictions - left, self.options.evictions));
-            let status = if left > 0 { wait_until(&mut child, due)? } else { Some(child.wait()?) };
-            let (why, ended) = match status {
-                Some(status) if is_checkpoint(of(status)) => ("interval", of(status)),
-                Some(status) => {
-                    self.note(&scratch, seen, None, evictions);
-                    return Ok(Life { ending: ending(&scratch, status), scratch, began, ended: now() });
-                }
-                None => {
-                    left -= 1;
-                    let signal = if self.options.hard { Signal::SIGKILL } else { self.options.signal };
-                    kill(Pid::from_raw(child.id() as i32), signal)?;
-                    let status = match wait_until(&mut child, Instant::now() + VACATE_TIME)? {
-                        Some(status) => status,
-                        None => {
-                            child.kill()?;
-                            child.wait()?
-                        }
-                    };
-                    (if self.options.hard { "hard" } else { "vacate" }, of(status))
-                }
-            };
-            // By itself, in the moment of the signal: then the log's last line says so, and the next start would tell that status.
-            let told = || EndRecord::read(&scratch.join(journal::NAME)).is_some_and(|record| record.ended == ended);
-            if why == "vacate" && !is_checkpoint(ended) && told() {
+            let (kind, status) = self.live(&scratch, (left > 0).then_some(due))?;
+            let Some(kind) = kind else {
                 self.note(&scratch, seen, None, evictions);
-                return Ok(Life { ending: Ending::Payload(ended), scratch, began, ended: now() });
+                return Ok(Life { ending: ending(&scratch, status), scratch, began, ended: now() });
+            };
+            if kind == EvictionKind::Vacate && !is_checkpoint(of(status)) {
+                self.note(&scratch, seen, None, evictions);
+                return Ok(Life { ending: unsaved(&scratch, of(status)), scratch, began, ended: now() });
             }
-            self.note(&scratch, seen, Some((why, began)), evictions);
-            match why {
-                // Uploaded, then restarted in place.
-                "interval" => self.carry(&scratch, &spool)?,
-                _ => {
-                    if why == "vacate" {
-                        if !is_checkpoint(ended) {
-                            let words = format!(
-                                "at the vacate the job ended by {ended} instead of saving itself{}",
-                                errors(&scratch)
-                            );
-                            return Ok(Life { scratch, ending: Ending::Ours(words), began, ended: now() });
-                        }
-                        self.carry(&scratch, &spool)?;
-                    }
-                    number += 1;
-                    due = Instant::now() + every;
-                    scratch = self.scratch(&life_name(number), Some(&spool))?;
-                }
+            self.note(&scratch, seen, Some((kind, began)), evictions);
+            if kind != EvictionKind::Hard {
+                self.carry(&scratch, &spool)?;
+            }
+            // A periodic checkpoint is uploaded, then the job is restarted in place.
+            if kind != EvictionKind::Interval {
+                left -= 1;
+                number += 1;
+                due = Instant::now() + every;
+                scratch = self.scratch(&life_name(number), Some(&spool))?;
             }
         }
     }
 
+    /// One life, evicted at `due`; `None` if it ended for good before that.
+    fn live(&self, scratch: &Path, due: Option<Instant>) -> io::Result<(Option<EvictionKind>, ExitStatus)> {
+        let mut child = self.start(scratch, &[])?;
+        let status = match due {
+            Some(due) => wait_until(&mut child, due)?,
+            None => Some(child.wait()?),
+        };
+        if let Some(status) = status {
+            return Ok((is_checkpoint(of(status)).then_some(EvictionKind::Interval), status));
+        }
+        let (kind, signal) = match self.options.hard {
+            true => (EvictionKind::Hard, Signal::SIGKILL),
+            false => (EvictionKind::Vacate, self.options.signal),
+        };
+        kill(Pid::from_raw(child.id() as i32), signal)?;
+        if let Some(status) = wait_until(&mut child, Instant::now() + VACATE_TIME)? {
+            return Ok((Some(kind), status));
+        }
+        child.kill()?;
+        Ok((Some(kind), child.wait()?))
+    }
+
     /// Reads what this life has added to the log.
-    fn note(&self, scratch: &Path, seen: usize, why: Option<(&str, f64)>, evictions: &mut Vec<Eviction>) {
+    fn note(&self, scratch: &Path, seen: usize, why: Option<(EvictionKind, f64)>, evictions: &mut Vec<Eviction>) {
         let records: Vec<Record> = lines(scratch).iter().skip(seen).filter_map(|line| Record::parse(line)).collect();
         for record in &records {
             if let (Record::Restored { seconds, .. }, Some(last)) = (record, evictions.last_mut()) {
@@ -186,14 +164,15 @@ impl<'a> Starter<'a> {
             }
         }
         let Some((why, began)) = why else { return };
-        let host = timeline::host(scratch);
-        let mut eviction = Eviction { why: why.to_owned(), began, ended: now(), host, ..Eviction::default() };
+        let mut eviction = Eviction { began, ended: now(), host: host(scratch), ..Eviction::new(why) };
         for record in records {
             if let Record::Committed { generation, frozen_seconds, commit_seconds, bytes, .. } = record {
                 eviction.generation = Some(generation);
                 eviction.frozen_seconds = Some(frozen_seconds);
                 eviction.commit_seconds = Some(commit_seconds);
                 eviction.bytes = Some(bytes);
+                // The old one was there until this one took its name.
+                eviction.disk = Some(used(scratch).saturating_add(bytes));
             }
         }
         evictions.push(eviction);
@@ -311,6 +290,15 @@ fn ending(scratch: &Path, status: ExitStatus) -> Ending {
     ours.map_or_else(|| Ending::Payload(of(status)), Ending::Ours)
 }
 
+/// A vacate that ended without a checkpoint: by the payload's own end in the moment of the signal, or because it could not be saved.
+fn unsaved(scratch: &Path, ended: Ended) -> Ending {
+    // By itself: then the log's last line says so, and the next start would tell that status.
+    if EndRecord::read(&scratch.join(journal::NAME)).is_some_and(|record| record.ended == ended) {
+        return Ending::Payload(ended);
+    }
+    Ending::Ours(format!("at the vacate the job ended by {ended} instead of saving itself{}", errors(scratch)))
+}
+
 pub(super) fn of(status: ExitStatus) -> Ended {
     status.signal().map_or_else(|| Ended::Exited(status.code().unwrap_or(0) as u8), Ended::Signaled)
 }
@@ -354,4 +342,10 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     fs::copy(from, to).map(drop)
+}
+
+/// Bytes on the disk of all files of a directory.
+fn used(directory: &Path) -> u64 {
+    let entries = Tree::open(directory).and_then(|mut tree| tree.look(|_| false)).unwrap_or_default();
+    entries.iter().map(|entry| entry.stat.stored()).fold(0, u64::saturating_add)
 }

@@ -1,6 +1,6 @@
 //! The table of a rehearsal.
 
-use super::Eviction;
+use super::life::Eviction;
 use crate::report::text::bytes;
 
 /// One line an eviction.
@@ -10,7 +10,7 @@ pub(super) fn evictions(evictions: &[Eviction]) -> String {
         let seconds = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.2} s"));
         rows.push([
             (number + 1).to_string(),
-            eviction.why.clone(),
+            eviction.kind.to_string(),
             seconds(eviction.frozen_seconds),
             seconds(eviction.commit_seconds),
             eviction.bytes.map_or_else(|| "-".to_owned(), bytes),
@@ -29,10 +29,11 @@ pub(super) fn evictions(evictions: &[Eviction]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rehearse::life::EvictionKind;
 
     #[test]
     fn the_table_is_aligned_and_unknown_is_a_dash() {
-        let text = evictions(&[Eviction { why: "vacate".into(), bytes: Some(1_234_567), ..Eviction::default() }]);
+        let text = evictions(&[Eviction { bytes: Some(1_234_567), ..Eviction::new(EvictionKind::Vacate) }]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2);
         assert!(lines[1].contains("1.2 MB") && lines[1].ends_with('-'), "{text}");

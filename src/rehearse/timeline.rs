@@ -1,9 +1,7 @@
 //! A rehearsal as the jobs of a report: the uninterrupted run, and the one with evictions.
 
-use std::path::Path;
-
-use super::starter::{Ending, Life};
-use super::{Eviction, Options};
+use super::Options;
+use super::life::{Ending, Eviction, EvictionKind, Life, host};
 use crate::exit::Ended;
 use crate::journal;
 use crate::report::model::{Job, Kind, Standing, Stretch};
@@ -48,13 +46,13 @@ pub(super) fn jobs(peace: &Life, last: &Life, evictions: &[Eviction]) -> Vec<Job
             stretches.push(Stretch { kind: Kind::Transferring, from: before, to: life.from, host: None });
         }
         // SIGKILL loses this life's work: what a life has saved ends it. Each eviction would have lost all since the one before.
-        if eviction.why != "hard" {
+        if eviction.kind != EvictionKind::Hard {
             since_eviction += life.seconds();
         }
-        if eviction.why != "interval" {
+        if eviction.takes_away() {
             saved += std::mem::take(&mut since_eviction);
         }
-        let kind = if eviction.why == "hard" { Kind::Lost } else { Kind::Running };
+        let kind = if eviction.kind == EvictionKind::Hard { Kind::Lost } else { Kind::Running };
         stretches.push(Stretch { kind, ..life });
     }
     if let Some(before) = stretches.last().map(|last| last.to) {
@@ -62,7 +60,7 @@ pub(super) fn jobs(peace: &Life, last: &Life, evictions: &[Eviction]) -> Vec<Job
     }
     stretches.push(stretch(last));
     let mut evicted = job("with evictions", stretches, last);
-    evicted.evictions = evictions.iter().filter(|eviction| eviction.why != "interval").count();
+    evicted.evictions = evictions.iter().filter(|eviction| eviction.takes_away()).count();
     evicted.saved = saved;
     let log = std::fs::read(last.scratch.join(journal::NAME)).unwrap_or_default();
     for (_, checkpoint) in own_log::checkpoints(&String::from_utf8_lossy(&log)) {
@@ -73,12 +71,6 @@ pub(super) fn jobs(peace: &Life, last: &Life, evictions: &[Eviction]) -> Vec<Job
 
 fn stretch(life: &Life) -> Stretch {
     Stretch { kind: Kind::Running, from: life.began, to: life.ended, host: Some(host(&life.scratch)) }
-}
-
-/// The part of a scratch directory's path that stands for a host.
-pub(super) fn host(scratch: &Path) -> String {
-    let mut names = scratch.iter().map(|name| name.to_string_lossy());
-    names.rfind(|name| name.starts_with("host") || name == "peace").unwrap_or_default().into_owned()
 }
 
 fn job(name: &str, stretches: Vec<Stretch>, life: &Life) -> Job {

@@ -10,6 +10,14 @@ pub enum Unfit {
     /// CRIU 4.2.1 would wait for ever at the restore: a child of the reaper has ended, and the reaper has not waited for it yet. It does as
     /// soon as it goes on.
     NotReaped(i32),
+    /// A process has ended with an exit code that CRIU 4.2.1 would bring back without its highest bit, and its parent has not waited for it
+    /// yet.
+    LateCode {
+        /// Its pid in the sandbox.
+        pid: i32,
+        /// Its exit code.
+        code: i32,
+    },
     /// A process of the payload does not belong to the tree that is saved: the checkpoint would be without it.
     LeftOut {
         /// Its pid in the sandbox.
@@ -22,7 +30,7 @@ pub enum Unfit {
 impl Unfit {
     /// Whether it is otherwise as soon as the tree goes on.
     pub fn passes(&self) -> bool {
-        matches!(self, Unfit::NotReaped(_))
+        matches!(self, Unfit::NotReaped(_) | Unfit::LateCode { .. })
     }
 }
 
@@ -32,6 +40,11 @@ impl std::fmt::Display for Unfit {
             Unfit::NotReaped(pid) => {
                 write!(f, "a process ended in the very moment of the checkpoint (process {pid})")
             }
+            Unfit::LateCode { pid, code } => write!(
+                f,
+                "process {pid} has ended with exit code {code}, its parent has not waited for it yet, and CRIU brings such codes back only \
+                 up to 127"
+            ),
             Unfit::LeftOut { pid, name } => {
                 write!(f, "process {pid} ({name}) has left the payload's tree, and the checkpoint would be without it")
             }
@@ -45,6 +58,8 @@ struct Process {
     name: String,
     state: char,
     parent: i32,
+    /// As wait(2) has it; 0 where the kernel does not tell.
+    exit_code: i32,
 }
 
 /// Looks at every process in `proc`, the sandbox's, whose first process is the init. `root` is the root of the tree that criu saves.
@@ -54,6 +69,10 @@ pub(super) fn look(proc: &Path, root: i32) -> Option<Unfit> {
     let processes: Vec<Process> = pids.filter_map(|pid| read(proc, pid)).collect();
     if let Some(ended) = processes.iter().find(|process| process.state == 'Z' && process.parent == root) {
         return Some(Unfit::NotReaped(ended.pid));
+    }
+    let late = |process: &&Process| process.state == 'Z' && process.parent != 1 && process.exit_code >> 8 > 127;
+    if let Some(ended) = processes.iter().find(late) {
+        return Some(Unfit::LateCode { pid: ended.pid, code: ended.exit_code >> 8 });
     }
     // What has ended is the init's to reap. criu has the name of its own executable, or of the loader that runs it.
     let ours = |process: &&Process| {
@@ -69,7 +88,7 @@ fn is_criu(proc: &Path, pid: i32) -> bool {
         || fs::read(proc.join(pid.to_string()).join("comm")).is_ok_and(|comm| comm.starts_with(b"criu"))
 }
 
-/// proc_pid_stat(5): pid (comm) state ppid
+/// proc_pid_stat(5): pid (comm) state ppid …, and field 52, the last, is exit_code.
 fn read(proc: &Path, pid: i32) -> Option<Process> {
     let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
     let (head, rest) = stat.rsplit_once(") ")?;
@@ -79,6 +98,7 @@ fn read(proc: &Path, pid: i32) -> Option<Process> {
         name: head.split_once(" (")?.1.to_owned(),
         state: fields.next()?.chars().next()?,
         parent: fields.next()?.parse().ok()?,
+        exit_code: fields.nth(47).and_then(|code| code.trim().parse().ok()).unwrap_or(0),
     })
 }
 
@@ -103,6 +123,9 @@ mod tests {
         assert_eq!(look(dir.path(), 300), None);
         add(303, "sh", 't', 1);
         assert_eq!(look(dir.path(), 300), Some(Unfit::LeftOut { pid: 303, name: "sh".into() }));
+        let zeros = "0 ".repeat(46);
+        fs::write(dir.path().join("301/stat"), format!("301 (a) Z 302 1 {zeros}51200\n")).unwrap();
+        assert_eq!(look(dir.path(), 300), Some(Unfit::LateCode { pid: 301, code: 200 }));
         add(304, "sh", 'Z', 300);
         assert_eq!(look(dir.path(), 300), Some(Unfit::NotReaped(304)));
     }

@@ -2,9 +2,9 @@
 //! program and library where it was, and the places that must travel under names that are the same on every host.
 
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -13,11 +13,10 @@ use nix::unistd::{chdir, pivot_root};
 
 use super::compat::COMPAT;
 use super::helpers;
-use super::lay;
+use super::mounting::{NONE, bind, directory, hold, tmpfs};
+use super::overlay;
 use super::plan::{CALLS, CRIU_DIR, LAID_DIR, OUR_ROOT, Plan, REAPER, RUN_DIR};
 use super::step::{SetupStep, StepFailed, io, step};
-
-pub(super) const NONE: Option<&str> = None;
 
 /// The tmpfs that becomes the root is mounted here first. Nothing of the host's `/tmp` is bound into the sandbox, so
 /// that the new root never contains itself.
@@ -47,7 +46,7 @@ pub(super) fn build_and_enter(plan: &Plan) -> Result<OwnedFd, StepFailed> {
     }
 
     if let Some(laid) = laid {
-        lay::lay(root, &laid, &plan.laid)?;
+        overlay::lay(root, &laid, &plan.laid)?;
     }
 
     directory(&root.join("proc"))?;
@@ -147,28 +146,4 @@ fn mirror(source: &Path, target: &Path) -> Result<(), StepFailed> {
         step("bind /dev", bound)?;
     }
     Ok(())
-}
-
-fn tmpfs(target: &Path, options: &str) -> Result<(), StepFailed> {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    let what = format!("mount a tmpfs on {}", target.display());
-    step(what, mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options)))
-}
-
-pub(super) fn hold(path: &Path) -> Result<OwnedFd, StepFailed> {
-    step(format!("open {}", path.display()), open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()))
-}
-
-pub(super) fn bind(source: &OwnedFd, target: &Path, what: &str) -> Result<(), StepFailed> {
-    let source = PathBuf::from(format!("/proc/self/fd/{}", source.as_raw_fd()));
-    step(what, mount(Some(&source), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE))
-}
-
-pub(super) fn directory(path: &Path) -> Result<(), StepFailed> {
-    match fs::DirBuilder::new().mode(0o755).create(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            step(format!("create {}", path.display()), io(Err(error)))
-        }
-        _ => Ok(()),
-    }
 }

@@ -1,38 +1,24 @@
 //! `condor-criu run`: start or restore, supervise, checkpoint.
 //!
-//! The way: [`launch`] decides everything that must be known before the first event, and the sandbox is made. Then events become inputs of a
-//! pure [`machine`], and its actions are done by the [`shell`] around it, until there is an exit status. [`save`] and [`bring_back`] do
-//! the long work in threads, [`policy`] says when.
+//! The way: [`prepare`] finds, checks and plans everything that must be known before the first event, and the sandbox is made. Then events become
+//! inputs of a pure [`machine`], and its actions are done by the [`shell`] around it, until there is an exit status. What takes long is in
+//! [`work`], in threads; [`timing`] says when.
 
-mod afresh;
-pub mod alone;
-pub mod bring_back;
-mod carry;
-mod choose;
-mod environment;
-mod gate;
-pub mod launch;
 mod machine;
-mod needs;
-mod pack;
-mod placeholders;
-pub mod policy;
-mod relay;
-pub mod save;
+mod prepare;
 mod shell;
-mod streams;
-mod trust;
-pub mod wall_clock;
-pub mod window;
-mod within;
+mod timing;
+mod work;
 
 use std::time::Duration;
 
 use signal_hook::iterator::Signals;
 
-use launch::Prepared;
-pub use launch::RunOptions;
-pub use shell::early_scan::FIRST as EARLY_WORD;
+use prepare::Prepared;
+use prepare::placeholders;
+
+pub use prepare::RunOptions;
+pub use shell::early::FIRST as EARLY_WORD;
 
 use crate::checkpoint::ended::EndRecord;
 use crate::exit::{Ended, Exit, Failure};
@@ -48,7 +34,7 @@ pub fn run(options: &RunOptions) -> Result<Exit, Failure> {
     // Kept: HTCondor's promises are answered at the very end, too.
     let job = Job::from_environment(options.scratch.as_deref())
         .map_err(|error| Failure::start("cannot use the scratch directory", error))?;
-    let Ending { result, vacated } = match launch::prepare(options, job.clone()) {
+    let Ending { result, vacated } = match prepare::prepare(options, job.clone()) {
         Ok(Prepared::Launch(launch)) => match Supervisor::start(*launch, signals) {
             Ok(supervisor) => supervisor.run(),
             Err(failure) => Ending { result: Err(failure), vacated: false },

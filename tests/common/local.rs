@@ -37,7 +37,12 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Bench {
-        let dir = tempfile::tempdir().unwrap();
+        Bench::at(&std::env::temp_dir())
+    }
+
+    /// In a new directory below this one.
+    pub fn at(place: &Path) -> Bench {
+        let dir = tempfile::tempdir_in(place).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let bin = dir.path().join("condor-criu");
         // By another process: a descriptor of ours that is open for writing could be inherited by a job that another test

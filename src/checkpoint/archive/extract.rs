@@ -21,14 +21,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::unistd::getegid;
 
 use super::error::ArchiveError;
 use super::index::{Kind, Member, Mtime};
+use super::lock::lock;
 use super::reader::Reader;
-use super::shared::lock;
-use crate::checkpoint::tree::{Stat, change_mode, open_below};
+use crate::checkpoint::tree::{Stat, Tree, change_mode};
 use place::{Place, set_attributes, set_times};
 
 /// What to do where a file's place is taken by something that is no directory.
@@ -120,9 +119,9 @@ pub fn extract(
 }
 
 /// Gives modes and times once more where they are not what was recorded; returns how many could not be set.
-pub fn settle(later: &[Later], into: BorrowedFd<'_>) -> usize {
-    let settle = |later: &Later| {
-        let handle = open_below(into, &later.path, OFlag::O_PATH)?;
+pub fn settle(later: &[Later], into: &mut Tree) -> usize {
+    let mut settle = |later: &Later| {
+        let handle = into.reach(&later.path)?;
         let found = Stat::of_open(&handle)?;
         if found.mode() != later.mode {
             change_mode(&handle, later.mode)?;
@@ -132,7 +131,7 @@ pub fn settle(later: &[Later], into: BorrowedFd<'_>) -> usize {
         }
         Ok::<_, std::io::Error>(())
     };
-    later.iter().filter(|later| settle(later).is_err()).count()
+    later.iter().map(&mut settle).filter(Result::is_err).count()
 }
 
 struct Extractor<'a> {

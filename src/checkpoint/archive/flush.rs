@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::error::ArchiveError;
-use super::shared::lock;
+use super::lock::lock;
 
 /// Bytes between two requests. Each may cost the disk a flush of its own cache, some milliseconds; at the speed of a disk this is
 /// a request every 0.1 to 1 s.

@@ -7,9 +7,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::codec::Container;
 use super::error::ArchiveError;
-use super::frame::Container;
-use super::name::{from_hex, to_hex};
+use crate::name::{from_hex, to_hex};
 
 /// Version that is written. The rule: a reader takes any minor version of a major one that it knows (a newer minor only adds
 /// fields that may be ignored) and refuses a newer major.

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::codec::{Codec, Container};
 use super::format::{Digest, Locator, MAJOR, MINOR};
-use super::frame::{Codec, Container, Encoder, Out};
+use super::frame::{Encoder, Out};
 use super::index::Index;
 use super::*;
 

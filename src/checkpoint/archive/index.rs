@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::codec::{Codec, Container};
 use super::error::ArchiveError;
 use super::filter::Filter;
 use super::format::{Digest, MAX_FRAME, opening};
-use super::frame::{Codec, Container};
-use super::name::Name;
+use crate::name::Name;
 
 /// What a member is. There is no kind for devices and sockets: neither can travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

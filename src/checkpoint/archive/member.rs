@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::error::ArchiveError;
 use super::index::Extent;
-use super::reader::{Inner, ZEROS};
+use super::inner::{Inner, ZEROS};
 
 /// Threads that decode ahead, for all members of a reader together. When criu restores many tasks it reads many images at once, and
 /// each is decoded by the thread that serves it.

@@ -12,10 +12,11 @@
 //!   the whole frame has been compared with its digest.
 //! * [`extract`] writes members into a directory and trusts nothing that the archive says.
 //!
-//! The files, from the bottom up: [`name`] (what a member may be called), [`format`](mod@format) (opening, locator, versions), [`index`],
+//! The files, from the bottom up: [`crate::name`] (what a member may be called), [`format`](mod@format) (opening, locator, versions), [`index`],
 //! [`tarhead`] (tar headers), [`filter`] (byte shuffle), [`sample`] (what to do with a frame), [`frame`] (encode and decode
 //! one frame), [`writer`], [`stream`], [`reader`], [`member`], [`extract`].
 
+pub mod codec;
 pub mod error;
 pub mod extract;
 pub mod filter;
@@ -23,8 +24,11 @@ mod flush;
 pub mod format;
 pub mod frame;
 pub mod index;
+mod inner;
+mod lock;
 pub mod member;
-pub mod name;
+pub mod meta;
+mod part;
 pub mod reader;
 pub mod sample;
 mod shared;
@@ -40,12 +44,13 @@ mod hostile_tests;
 #[cfg(test)]
 mod tests;
 
+pub use crate::name::Name;
 pub use error::ArchiveError;
 pub use extract::{Existing, ExtractOptions, Extracted, extract};
 pub use frame::Compression;
 pub use index::{Extent, Kind, Member, Mtime, Xattr};
 pub use member::{Lent, MemberReader, Piece};
-pub use name::Name;
+pub use meta::Meta;
 pub use reader::Reader;
 pub use stream::MemberStream;
-pub use writer::{Meta, Summary, WriteOptions, Writer};
+pub use writer::{Summary, WriteOptions, Writer};

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Sender;
 
@@ -13,10 +13,12 @@ use super::flush::Flusher;
 use super::format::{self, Digest, INDEX};
 use super::frame::{Compression, Encoder, Out};
 use super::index::{Extent, Frame, Index, Kind, Member};
-use super::name::Name;
+use super::lock::lock;
+use super::meta::Meta;
+use super::part::Part;
 use super::tarhead::{self, Head};
 use super::twins::Twins;
-use super::writer::{Meta, submit};
+use crate::name::Name;
 
 /// Content of a full chunk in bytes, and about the size of a batch of small members. Measured on 1 GiB of doubles:
 /// 256 KiB is slower by a seventh, between 512 KiB and 4 MiB the difference drowns in the noise of the machine; 1 MiB keeps a worker's
@@ -24,31 +26,6 @@ use super::writer::{Meta, submit};
 pub(super) const CHUNK: usize = 1 << 20;
 /// Members up to this many bytes share frames.
 pub(super) const SMALL: usize = 64 << 10;
-
-/// A poisoned lock means that a thread panicked; what is behind these locks is changed in single steps and stays sound.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What a tar member has of a member of the archive.
-#[derive(Clone, Copy)]
-pub(super) struct Part {
-    /// Number of the member in the table.
-    pub member: u32,
-    number: u32,
-}
-
-impl Part {
-    /// Chunk `number` of a member, or all of it.
-    pub fn new(member: usize, number: Option<u32>) -> Self {
-        Self { member: member as u32, number: number.unwrap_or(u32::MAX) }
-    }
-
-    /// Number of the chunk; none if it is the whole member.
-    pub fn number(self) -> Option<u32> {
-        (self.number < u32::MAX).then_some(self.number)
-    }
-}
 
 /// Work for a thread.
 pub(super) enum Job {
@@ -390,4 +367,15 @@ impl Shared {
             *place = extent;
         }
     }
+}
+
+/// Keeps the queue's type out of the callers.
+pub(super) fn submit(shared: &Shared, job: Job) -> Result<(), ArchiveError> {
+    let sender = lock(&shared.queue).clone();
+    shared.pending.fetch_add(1, Ordering::AcqRel);
+    match sender {
+        Some(sender) => sender.send(job).map_err(|_| ArchiveError::bad("the threads of the archive have ended"))?,
+        None => shared.check().and(Err(ArchiveError::bad("the archive is already closed")))?,
+    }
+    shared.check()
 }

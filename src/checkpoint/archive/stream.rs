@@ -6,9 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::error::ArchiveError;
-use super::name::Name;
-use super::shared::{CHUNK, Job, Part, SMALL, Shared};
-use super::writer::{Meta, submit};
+use super::meta::Meta;
+use super::part::Part;
+use super::shared::{CHUNK, Job, SMALL, Shared, submit};
+use crate::name::Name;
 
 /// Takes the content of one member in order. It must be [finished](MemberStream::finish): one that is dropped before makes the
 /// archive fail, because what ended early must not look whole.

@@ -9,12 +9,12 @@ use std::os::unix::fs::FileExt;
 
 use zstd::zstd_safe::CParameter;
 
+use super::codec::Container;
 use super::error::ArchiveError;
 use super::format::{Digest, INDEX, Locator, MAJOR, MAX_INDEX, MINOR};
-use super::frame::Container;
 use super::index::{Index, Kind, Mtime};
-use super::name::Name;
 use super::tarhead::{self, BLOCK, Head};
+use crate::name::Name;
 
 /// Window of the compressor, as a power of two of bytes. What repeats in the JSON, its keys, repeats at once; a larger one is only memory.
 const WINDOW_LOG: u32 = 16;

@@ -6,7 +6,7 @@ use tar::{EntryType, Header};
 
 use super::error::ArchiveError;
 use super::index::{Kind, Mtime};
-use super::name::Name;
+use crate::name::Name;
 
 /// Size of a tar block in bytes; headers and contents are padded to it.
 pub const BLOCK: usize = 512;

@@ -120,7 +120,7 @@ fn auto_stores_zeros_and_twins_once_and_shuffles_numbers() {
     let reader = Reader::open(&path).unwrap();
     assert!(reader.get("images/zeros.img").unwrap().extents == [Extent::Zero { zero: 7 << 20 }]);
     assert!(reader.frames().iter().any(|frame| frame.filter.is_some_and(|f| f.elem == 8 && f.delta)));
-    assert!(reader.frames().iter().any(|frame| frame.codec == super::frame::Codec::Raw));
+    assert!(reader.frames().iter().any(|frame| frame.codec == super::codec::Codec::Raw));
     // Two equal walks of 5 MiB, 2 MiB of noise and 5 KB: less than one walk and the noise.
     assert!(std::fs::metadata(&path).unwrap().len() < 7 << 20);
 }

@@ -12,7 +12,8 @@ use std::sync::Mutex;
 use super::error::ArchiveError;
 use super::frame::Decoder;
 use super::index::{Extent, Frame};
-use super::shared::{Part, lock};
+use super::lock::lock;
+use super::part::Part;
 use super::tarhead::padding;
 
 /// A chunk that is in the file. There is one for each MiB, so it has nothing that the table has too.

@@ -7,7 +7,9 @@ use crossbeam_channel::Receiver;
 use super::error::ArchiveError;
 use super::frame::{Decoder, Encoder, Out};
 use super::index::Extent;
-use super::shared::{Job, Part, Shared, lock};
+use super::lock::lock;
+use super::part::Part;
+use super::shared::{Job, Shared};
 use super::tarhead;
 
 /// A worker: takes jobs until the queue is closed.

@@ -11,7 +11,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use nix::unistd::{Whence, lseek};
@@ -20,13 +19,14 @@ use super::error::ArchiveError;
 use super::flush::{self, Flusher};
 use super::format::{Digest, MANIFEST, MAX_MANIFEST};
 use super::frame::{Compression, Encoder, Out};
-use super::index::{Kind, Member, Mtime, Xattr};
-use super::name::Name;
+use super::index::{Kind, Member, Mtime};
+use super::meta::Meta;
 use super::sample::Prices;
-use super::shared::{CHUNK, Job, SMALL, Shared, lock};
+use super::shared::{CHUNK, SMALL, Shared};
 use super::stream::MemberStream;
 use super::tail;
 use super::work::work;
+use crate::name::Name;
 
 /// How to write an archive.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,43 +37,6 @@ pub struct WriteOptions {
     pub threads: usize,
     /// Bytes per second that the upload will take, if that is known: what [`Compression::Auto`] weighs its work against.
     pub upload_rate: Option<f64>,
-}
-
-/// What a member is, but for its content.
-#[derive(Clone, Debug)]
-pub struct Meta {
-    /// Its name: relative, without `.` and `..`.
-    pub name: Name,
-    /// What it is.
-    pub kind: Kind,
-    /// Permission bits.
-    pub mode: u32,
-    /// Time of last modification.
-    pub mtime: Mtime,
-    /// Time of last access, if it is another one.
-    pub atime: Option<Mtime>,
-    /// Extended attributes.
-    pub xattrs: Vec<Xattr>,
-    /// Length of the content of a file in bytes.
-    pub size: u64,
-    /// Target of a symbolic link as it is, or name of the member that a hard link is a further name of.
-    pub link: Option<Name>,
-}
-
-impl Meta {
-    /// A file of this name and size, readable by its owner alone, with no time.
-    pub fn file(name: impl AsRef<std::ffi::OsStr>, size: u64) -> Self {
-        Self {
-            name: Name::new(name),
-            kind: Kind::File,
-            mode: 0o600,
-            mtime: Mtime::default(),
-            atime: None,
-            xattrs: Vec::new(),
-            size,
-            link: None,
-        }
-    }
 }
 
 /// What has been written.
@@ -283,15 +246,4 @@ fn next_data(file: &File, at: u64, size: u64) -> io::Result<u64> {
         Err(nix::errno::Errno::EINVAL) => Ok(at),
         Err(e) => Err(e.into()),
     }
-}
-
-/// Keeps the queue's type out of this file's callers.
-pub(super) fn submit(shared: &Shared, job: Job) -> Result<(), ArchiveError> {
-    let sender = lock(&shared.queue).clone();
-    shared.pending.fetch_add(1, Ordering::AcqRel);
-    match sender {
-        Some(sender) => sender.send(job).map_err(|_| ArchiveError::bad("the threads of the archive have ended"))?,
-        None => shared.check().and(Err(ArchiveError::bad("the archive is already closed")))?,
-    }
-    shared.check()
 }

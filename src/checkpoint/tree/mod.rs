@@ -7,6 +7,7 @@
 mod remove;
 mod stat;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -105,25 +106,32 @@ impl Tree {
         Ok(found)
     }
 
-    /// The regular file of this entry, for reading, whatever its mode: it has that again when this returns.
-    pub fn read(&self, entry: &Entry) -> io::Result<File> {
+    /// The regular file of this entry, for reading, whatever its mode: it has that again when what this returns is let go.
+    pub fn read(&self, entry: &Entry) -> io::Result<Reading> {
+        let failed = |error: io::Error| named(&entry.path, error);
         let plain = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
         // The time of last access is carried, and must not become ours.
         let opened = match open_below(&self.base, &entry.path, plain | OFlag::O_NOATIME) {
             Err(Errno::EPERM) => open_below(&self.base, &entry.path, plain),
             other => other,
         };
+        let mut closed = None;
         let file = match opened {
             Err(Errno::EACCES) => {
-                let handle = open_below(&self.base, &entry.path, PATH_ONLY).map_err(io::Error::from)?;
-                change_mode(&handle, entry.stat.mode() | 0o400).map_err(|error| named(&entry.path, error))?;
-                let opened = open_below(&self.base, &entry.path, plain);
-                change_mode(&handle, entry.stat.mode()).map_err(|error| named(&entry.path, error))?;
-                opened
+                let handle = open_below(&self.base, &entry.path, PATH_ONLY).map_err(|errno| failed(errno.into()))?;
+                change_mode(&handle, entry.stat.mode() | 0o400).map_err(failed)?;
+                closed = Some(Closed { handle, mode: entry.stat.mode() });
+                open_below(&self.base, &entry.path, plain | OFlag::O_NOATIME)
             }
             other => other,
         };
-        file.map(File::from).map_err(|errno| named(&entry.path, errno.into()))
+        Ok(Reading { file: file.map_err(|errno| failed(errno.into()))?.into(), _closed: closed })
+    }
+
+    /// A handle of what is at `path`, through directories that may be closed until the tree is let go.
+    pub fn reach(&mut self, path: &Path) -> io::Result<OwnedFd> {
+        let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else { return Err(Errno::EINVAL.into()) };
+        Ok(open_below(self.directory(parent, LIST)?, Path::new(name), PATH_ONLY)?)
     }
 
     /// What the symbolic link of this entry holds.
@@ -131,6 +139,13 @@ impl Tree {
         let handle =
             open_below(&self.base, &entry.path, PATH_ONLY).map_err(|errno| named(&entry.path, errno.into()))?;
         Ok(nix::fcntl::readlinkat(&handle, "")?)
+    }
+
+    /// The directory that holds what is at `path`, in which its owner can make and remove names from now until the tree is let go; and the
+    /// last part of the path.
+    pub fn holder<'a>(&mut self, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
+        let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else { return Err(Errno::EINVAL.into()) };
+        Ok((self.directory(parent, CHANGE).map_err(|error| named(parent, error))?, name))
     }
 
     /// Opens a directory that its owner can list, and change if `need` says so, from now until the tree is let go.
@@ -152,6 +167,27 @@ impl Tree {
             }
         }
         Ok(open_below(&self.base, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)
+    }
+}
+
+/// A file that is being read.
+pub struct Reading {
+    /// Open for reading.
+    pub file: File,
+    _closed: Option<Closed>,
+}
+
+/// A file that is open to its owner for a while.
+struct Closed {
+    handle: OwnedFd,
+    mode: u32,
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        if let Err(error) = change_mode(&self.handle, self.mode) {
+            tracing::warn!("a file keeps a wider mode than {:o}: {error}", self.mode);
+        }
     }
 }
 
@@ -196,10 +232,10 @@ pub fn open_below(base: impl AsFd, path: &Path, flags: OFlag) -> Result<OwnedFd,
 
 /// Sets the mode of what `handle`, which may be one without any right, stands for.
 pub fn change_mode(handle: impl AsFd, mode: u32) -> io::Result<()> {
-    fs::set_permissions(in_proc(handle), fs::Permissions::from_mode(mode))
+    fs::set_permissions(in_proc(&handle), fs::Permissions::from_mode(mode))
 }
 
-fn in_proc(handle: impl AsFd) -> PathBuf {
+fn in_proc(handle: &impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd()))
 }
 

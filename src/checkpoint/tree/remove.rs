@@ -25,16 +25,15 @@ impl Tree {
 
     /// Removes a directory if it is empty.
     pub fn remove_empty(&mut self, path: &Path) -> io::Result<()> {
-        let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else { return Err(Errno::EINVAL.into()) };
-        Ok(unlinkat(self.directory(parent, CHANGE)?, name, UnlinkatFlags::RemoveDir)?)
+        let (holder, name) = self.holder(path)?;
+        Ok(unlinkat(holder, name, UnlinkatFlags::RemoveDir)?)
     }
 
     /// Removes what bears this name, with all below it. That it is not there is no error.
     pub fn remove(&mut self, path: &Path) -> io::Result<()> {
-        let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else { return Err(Errno::EINVAL.into()) };
-        let holder = match self.directory(parent, CHANGE) {
+        let (holder, name) = match self.holder(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(|error| named(parent, error))?,
+            other => other?,
         };
         let known = self.opened.len();
         match unlinkat(&holder, name, UnlinkatFlags::NoRemoveDir) {

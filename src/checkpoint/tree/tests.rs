@@ -27,7 +27,7 @@ fn what_is_closed_is_read_and_is_closed_again() {
         let mut tree = Tree::open(dir.path()).unwrap();
         let entries = tree.walk(|_| false).unwrap();
         for entry in entries.iter().filter(|entry| entry.stat.is_file()) {
-            let content = io::read_to_string(tree.read(entry).unwrap()).unwrap();
+            let content = io::read_to_string(tree.read(entry).unwrap().file).unwrap();
             assert_eq!(content, entry.path.to_string_lossy());
         }
         modes(&mut tree);
@@ -53,7 +53,7 @@ fn a_path_may_be_longer_than_one_call_takes() {
     let entries = tree.walk(|_| false).unwrap();
     let leaf = entries.last().unwrap();
     assert!(entries.len() == 41 && leaf.path.as_os_str().len() > 8000);
-    assert_eq!(io::read_to_string(tree.read(leaf).unwrap()).unwrap(), "1");
+    assert_eq!(io::read_to_string(tree.read(leaf).unwrap().file).unwrap(), "1");
     tree.remove(Path::new(&name)).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -11,20 +11,14 @@
 //! * Hard limits that are lower on this host. CRIU would give the process all limits of the host instead, soft ones too. So each is
 //!   lowered to what the host allows, and no more.
 //!
-//! And two that CRIU 4.2.1 brings back otherwise than they were, without an error (tests/workloads.rs found them):
-//!
-//! * A periodic timerfd that has expired and not been read yet has no time to its next expiry, and comes back disarmed: its reader
-//!   would wait for ever. It gets its interval as that time.
-//! * A process whose session leader has ended, as every daemon that forked twice. CRIU makes a helper that stands for the leader, as
-//!   the daemon's parent, and when that ends the daemon belongs to the init and not to the tree: the next dump would leave it
-//!   behind. It comes back in the session of the tree's root, and in a process group of its own.
+//! And one that CRIU 4.2.1 brings back otherwise than it was, without an error (tests/workloads.rs found it): a periodic timerfd that has
+//! expired and not been read yet has no time to its next expiry, and comes back disarmed. Its reader would wait for ever. It gets its
+//! interval as that time.
 //!
 //! An image is two magic numbers, then messages, each with its length in front. Field numbers are those of CRIU's public
 //! `images/*.proto`. Everything that is not replaced stays as it is, byte for byte.
 
 pub(super) mod guards;
-
-use std::collections::{BTreeMap, BTreeSet};
 
 use super::wire::{Field, Value, WireError, fields, put_bytes, put_number};
 
@@ -75,8 +69,6 @@ pub(super) const MM: u32 = 0x5749_2820;
 
 /// Second number of the image of open files.
 const FILES: u32 = 0x5630_3138;
-/// Second number of the image of the process tree.
-const PSTREE: u32 = 0x5027_3030;
 
 /// Field numbers, from the message outside to the one inside.
 pub(super) mod number {
@@ -110,12 +102,6 @@ pub(super) mod number {
     pub const TIMERFD: u64 = 12;
     /// timerfd_entry → seconds and nanoseconds to the next expiry, and of the interval
     pub const TIMER: [u64; 4] = [7, 8, 9, 10];
-    /// pstree_entry → pid, process group, session
-    pub const PID: u64 = 1;
-    /// See [`PID`].
-    pub const GROUP: u64 = 3;
-    /// See [`PID`].
-    pub const SESSION: u64 = 4;
 }
 
 /// MAP_DROPPABLE | MAP_ANONYMOUS | MAP_NORESERVE, as the vDSO's memory has it.
@@ -129,7 +115,6 @@ impl Rewrite {
     pub fn concerns(&self, name: &str) -> bool {
         let is = |start: &str| name.starts_with(start) && name.ends_with(".img");
         name == "files.img"
-            || name == "pstree.img"
             || ((self.groups.is_some() || self.limits.is_some()) && is("core-"))
             || ((self.undrop || self.unguard) && is("mm-"))
     }
@@ -141,20 +126,17 @@ impl Rewrite {
         }
         let kind = match name {
             "files.img" => FILES,
-            "pstree.img" => PSTREE,
             _ if name.starts_with("core-") => CORE,
             _ => MM,
         };
         let message = |source| ImageError::Message { name: name.into(), source };
         let entries = entries(name, kind, image)?;
-        let tree = if kind == PSTREE { Tree::of(&entries).map_err(message)? } else { Tree::default() };
         let mut out = Vec::with_capacity(image.len() + 64);
         out.extend([COMMON.to_le_bytes(), kind.to_le_bytes()].concat());
         for entry in entries {
             let entry = match kind {
                 CORE => self.core(entry),
                 FILES => edit(entry, number::TIMERFD, &rearm),
-                PSTREE => tree.replace(entry),
                 _ => self.mm(entry),
             };
             let entry = entry.map_err(message)?;
@@ -247,49 +229,6 @@ fn rearm(timer: &[u8]) -> Result<Vec<u8>, WireError> {
         return Ok(timer.to_vec());
     }
     with_numbers(timer, &[(number::TIMER[0], every.0), (number::TIMER[1], every.1)])
-}
-
-/// Which process groups and sessions have no leader among the processes.
-#[derive(Default)]
-struct Tree {
-    pids: BTreeSet<u64>,
-    /// The session of the first process, the root.
-    session: u64,
-    /// Groups in sessions without a leader: what becomes of each.
-    groups: BTreeMap<u64, u64>,
-}
-
-impl Tree {
-    fn of(entries: &[&[u8]]) -> Result<Tree, WireError> {
-        let mut tree = Tree::default();
-        for entry in entries {
-            tree.pids.insert(number_in(entry, number::PID)?);
-        }
-        if let Some(root) = entries.first() {
-            tree.session = number_in(root, number::SESSION)?;
-        }
-        for entry in entries {
-            let (pid, group) = (number_in(entry, number::PID)?, number_in(entry, number::GROUP)?);
-            if !tree.has_leader(number_in(entry, number::SESSION)?) {
-                let leader = if tree.pids.contains(&group) { group } else { pid };
-                tree.groups.entry(group).or_insert(leader);
-            }
-        }
-        Ok(tree)
-    }
-
-    fn has_leader(&self, session: u64) -> bool {
-        session == self.session || self.pids.contains(&session)
-    }
-
-    fn replace(&self, entry: &[u8]) -> Result<Vec<u8>, WireError> {
-        if self.has_leader(number_in(entry, number::SESSION)?) {
-            return Ok(entry.to_vec());
-        }
-        let group = number_in(entry, number::GROUP)?;
-        let group = self.groups.get(&group).copied().unwrap_or(group);
-        with_numbers(entry, &[(number::SESSION, self.session), (number::GROUP, group)])
-    }
 }
 
 /// What makes another message of a message.

@@ -46,16 +46,6 @@ fn an_expired_periodic_timer_is_armed_again_and_others_stay() {
 }
 
 #[test]
-fn a_daemon_without_a_session_leader_joins_the_root_s_session() {
-    let process = |pid, group, session| numbers(&[(1, pid), (2, 300), (3, group), (4, session), (5, pid)]);
-    let rewrite = Rewrite::default();
-    let before = [process(300, 300, 300), process(301, 301, 301), process(305, 304, 304), process(306, 304, 304)];
-    let after = [process(300, 300, 300), process(301, 301, 301), process(305, 305, 300), process(306, 305, 300)];
-    assert_eq!(rewrite.apply("pstree.img", &image(PSTREE, &before)), Ok(image(PSTREE, &after)));
-    assert_eq!(rewrite.apply("pstree.img", &image(PSTREE, &after)), Ok(image(PSTREE, &after)));
-}
-
-#[test]
 fn limits_are_lowered_to_what_the_host_gives_and_no_further() {
     let core = |limits: &[(u64, u64)]| {
         let mut list = Vec::new();

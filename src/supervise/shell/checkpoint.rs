@@ -5,22 +5,25 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::super::machine::{DumpEnd, Input, State};
-use super::super::save::{self, Committed, Saving, Stopped};
-use super::super::window::{self, Fit, Last};
-use super::super::{carry, patience, streams};
 use super::event::Event;
 use super::supervisor::{Supervisor, ThisSave};
 use crate::checkpoint::Reason;
 use crate::checkpoint::archive::{Compression, WriteOptions};
 use crate::checkpoint::manifest::{self, Cost, History, Host, Inner, Manifest, Processor};
-use crate::criu::{command, log};
+use crate::criu::{command, locks, log};
 use crate::exit::Ended;
 use crate::host::{baseline, cpu, limits, scan};
 use crate::htcondor::advice::vacate_window;
 use crate::htcondor::chirp::Attribute;
 use crate::sandbox::compat;
 use crate::sandbox::{ClockReadings, CriuJob, Request};
+use crate::supervise::machine::{DumpEnd, Input, State};
+use crate::supervise::patience;
+use crate::supervise::prepare::host_files;
+use crate::supervise::timing::vacate_window::{self, Fit, Last};
+use crate::supervise::work::checkpoint_file::{Committed, HELPER_MAX, Stopped};
+use crate::supervise::work::save::{self, Saving};
+use crate::supervise::work::stdio;
 
 impl Supervisor {
     /// Bytes per second that the upload is expected to take: as set, else as seen.
@@ -43,7 +46,7 @@ impl Supervisor {
             effort: cost.effort,
             upload: self.history.gap_seconds.map(|gap| (gap - cost.frozen_seconds).max(0.0)),
         });
-        let compression = match window::fit(resident.saturating_add(files), set, last, time) {
+        let compression = match vacate_window::fit(resident.saturating_add(files), set, last, time) {
             Fit::Save(compression) => compression,
             Fit::Not(missing) if self.generation > 0 => {
                 self.warn(format!(
@@ -56,7 +59,7 @@ impl Supervisor {
                 return None;
             }
             // There is nothing to lose.
-            Fit::Not(_) => window::quickest(set),
+            Fit::Not(_) => vacate_window::quickest(set),
         };
         if compression != set {
             tracing::warn!(?compression, "a vacate leaves {} s: saving with less compression", time.as_secs());
@@ -98,7 +101,7 @@ impl Supervisor {
         let sender = self.sender.clone();
         let told = move |told| drop(sender.send(Event::Saving(told)));
         self.saving = Some(Saving::begin(self.target(images, began, compression), told)?);
-        self.this_save = ThisSave { resident, effort: window::effort(compression), given_up: false };
+        self.this_save = ThisSave { resident, effort: vacate_window::effort(compression), given_up: false };
         let args = self.launch.with_places(|places| command::dump(places, self.launch.plan.network, tree.root));
         self.tell_init(&Request::Criu { job: CriuJob::Dump, args });
         Ok(Some(self.launch.settings.dump_timeout.unwrap_or_else(|| patience(resident))))
@@ -219,7 +222,7 @@ impl Supervisor {
             root: self.sandbox.root(),
             reaper: self.launch.plan.reaper.clone(),
             compat: self.launch.plan.compat.clone(),
-            calls: self.sandbox.calls().filter(|calls| calls.len() as u64 <= save::HELPER_MAX),
+            calls: self.sandbox.calls().filter(|calls| calls.len() as u64 <= HELPER_MAX),
             not_carried: self.launch.not_carried.clone(),
             inputs: std::sync::Arc::clone(&self.inputs),
             manifest: self.manifest(reason)?,
@@ -262,14 +265,15 @@ impl Supervisor {
             job_dir_mode: mode & 0o7777,
             network: launch.plan.network,
             tree: self.tree.ok_or("there is no payload")?,
-            streams: streams::sizes(&launch.streams, &launch.job.scratch),
+            streams: stdio::sizes(&launch.streams, &launch.job.scratch),
             relayed: launch.relayed.clone(),
             readers: launch.readers.clone(),
             inputs: Vec::new(),
             removed: Vec::new(),
             sockets: Vec::new(),
+            locks: locks::of_tree(&self.sandbox.proc()),
             unpacked_bytes: None,
-            files: carry::choose(
+            files: host_files::choose(
                 &self.sandbox.proc(),
                 &self.sandbox.root(),
                 &launch.plan.job_dir,

@@ -2,15 +2,15 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::super::machine::{Action, DumpEnd, End, Input, Unpacked};
-use super::super::relay::Said;
-use super::super::save::Told;
 use super::event::{self, Event};
 use super::supervisor::Supervisor;
 use crate::checkpoint::manifest::Tree;
 use crate::exit::Failure;
 use crate::htcondor::chirp::Attribute;
 use crate::sandbox::{self, ClockOffsets, CriuJob, Request};
+use crate::supervise::machine::{Action, DumpEnd, End, Input, Unpacked};
+use crate::supervise::work::relay::Said;
+use crate::supervise::work::save::Told;
 
 impl Supervisor {
     /// Does it. What follows at once is in `self.follows`; the last action is the end.

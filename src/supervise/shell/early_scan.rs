@@ -1,55 +1,15 @@
 //! The supervisor's part in the early word: when the payload is looked at, and what is said, once, and taken back.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::super::machine::State;
+use super::early::{FACTOR, RARELY};
 use super::event::{self, Event};
 use super::supervisor::Supervisor;
 use crate::host::scan::{self, Effect, Finding, Kind};
 use crate::htcondor::chirp::Attribute;
 use crate::sandbox::compat;
-
-/// When a payload that has begun, or goes on here, is looked at first: it has then loaded what it needs.
-pub const FIRST: Duration = Duration::from_secs(5);
-/// Each time is this much later than the one before, up to [`RARELY`].
-const FACTOR: u32 = 6;
-/// A look at a hundred processes costs some milliseconds; so often it is nothing.
-const RARELY: Duration = Duration::from_secs(30 * 60);
-
-/// What is known of the payload, and when it is looked at again.
-#[derive(Debug, Default)]
-pub(super) struct Early {
-    next: Option<Instant>,
-    wait: Duration,
-    findings: Vec<Finding>,
-    /// What was said to be in the way of a checkpoint that succeeded: it is not said again.
-    refuted: BTreeSet<Kind>,
-}
-
-impl Early {
-    /// The payload runs, from its start or again.
-    pub(super) fn begin(&mut self) {
-        self.wait = FIRST;
-        self.next = Some(Instant::now() + FIRST);
-    }
-
-    /// When the payload is to be looked at.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.next
-    }
-
-    /// It has been saved, against what was said: that is no longer true. Whether something was said.
-    pub(super) fn was_wrong(&mut self) -> bool {
-        let (wrong, right) = std::mem::take(&mut self.findings)
-            .into_iter()
-            .partition::<Vec<_>, _>(|finding| finding.kind.effect() == Effect::NotSaved);
-        self.findings = right;
-        let any = !wrong.is_empty();
-        self.refuted.extend(wrong.into_iter().map(|finding| finding.kind));
-        any
-    }
-}
+use crate::supervise::machine::State;
 
 /// What a person is told: the first process of each kind, once, however often others take its place.
 fn kinds(findings: &[Finding]) -> BTreeSet<&Kind> {

@@ -2,15 +2,17 @@
 
 use std::path::Path;
 
-use super::super::launch::Launch;
-use super::super::machine::{End, Input};
-use super::super::{placeholders, streams, within};
 use super::supervisor::{Ending, Supervisor};
 use crate::checkpoint::tree;
 use crate::exit::{DEFAULT_CHECKPOINT_CODE, Ended, Exit, Failure};
 use crate::host::cpu;
 use crate::htcondor::advice::{ON_EXIT_REMOVE, takes_for_ours};
 use crate::sandbox::{STATE_DIR, SetupStep};
+use crate::supervise::machine::{End, Input};
+use crate::supervise::prepare::launch::Launch;
+use crate::supervise::prepare::placeholders;
+use crate::supervise::work::open_beneath;
+use crate::supervise::work::stdio;
 
 impl Supervisor {
     /// The payload's own end, with what has to be said about it.
@@ -141,12 +143,12 @@ impl Supervisor {
 /// After the payload's own end: the checkpoint is not shipped to the user, but an empty file stays where HTCondor looks.
 fn clean_up(launch: &Launch) {
     for path in launch.place.files() {
-        if let Err(error) = within::empty(&launch.job.scratch, Path::new(path.file_name().unwrap_or_default())) {
+        if let Err(error) = open_beneath::empty(&launch.job.scratch, Path::new(path.file_name().unwrap_or_default())) {
             tracing::warn!("cannot empty {}: {error}", path.display());
         }
     }
     if let Err(error) = tree::remove_all(&launch.job.scratch.join(STATE_DIR)) {
         tracing::warn!("cannot remove {STATE_DIR}: {error}");
     }
-    streams::mark_changed(&launch.streams, &launch.job.scratch);
+    stdio::mark_changed(&launch.streams, &launch.job.scratch);
 }

@@ -4,12 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crossbeam_channel::Sender;
 
-use super::super::bring_back::Unpacked;
-use super::super::relay;
-use super::super::save;
 use crate::exit::Failure;
 use crate::host::scan::Finding;
 use crate::sandbox;
+use crate::supervise::work::relay;
+use crate::supervise::work::save;
+use crate::supervise::work::unpack::Unpacked;
 
 /// What happened.
 pub enum Event {

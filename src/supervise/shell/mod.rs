@@ -2,14 +2,18 @@
 //! (descriptors, threads, figures); what decides is in [`super::machine`].
 
 mod checkpoint;
+mod clock_watch;
 mod deeds;
-pub mod early_scan;
+pub mod early;
+mod early_scan;
 mod end;
 pub mod event;
+mod plan;
 mod restore;
 mod schedule;
 mod signal;
 mod start;
+mod starter_watch;
 mod supervisor;
 
 pub(super) use supervisor::{Ending, Supervisor};

@@ -3,17 +3,19 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use super::super::bring_back::{self, Places, Serving};
-use super::super::machine::{Input, Unpacked};
-use super::super::{patience, policy, wall_clock};
 use super::event::{self, Event};
 use super::supervisor::Supervisor;
 use crate::checkpoint::Reason;
 use crate::checkpoint::manifest::Tree;
+use crate::clock;
 use crate::criu::{command, log};
 use crate::exit::{Ended, Exit, Failure};
 use crate::htcondor::chirp::Attribute;
 use crate::sandbox::{ClockReadings, CriuJob, Request};
+use crate::supervise::machine::{Input, Unpacked};
+use crate::supervise::patience;
+use crate::supervise::timing::interval;
+use crate::supervise::work::unpack::{self, Places, Serving};
 
 impl Supervisor {
     pub(super) fn unpack(&mut self) {
@@ -37,7 +39,7 @@ impl Supervisor {
         let sender = self.sender.clone();
         let unpack = event::spawn("unpack", move || {
             let places = Places { scratch: &scratch, not_carried: &not_carried, shm: &shm, ours, threads };
-            let result = bring_back::unpack(&opened, &checkpoint, &places);
+            let result = unpack::unpack(&opened, &checkpoint, &places);
             let _ = sender.send(Event::Unpacked(Box::new(result)));
         });
         if let Err(error) = unpack {
@@ -46,7 +48,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn unpacked(&mut self, unpacked: bring_back::Unpacked) -> Input {
+    pub(super) fn unpacked(&mut self, unpacked: unpack::Unpacked) -> Input {
         self.inputs = Arc::new(Mutex::new(unpacked.inputs));
         self.finish = unpacked.finish;
         let ended = self.launch.opened.as_ref().and_then(|opened| opened.manifest.finished);
@@ -62,7 +64,7 @@ impl Supervisor {
     pub(super) fn restore(&mut self) {
         // Given away: when it is served, its memory is free again.
         let Some(opened) = self.launch.opened.take() else { return };
-        let rewrite = bring_back::rewrite(&opened.manifest, &self.launch.groups, &self.launch.kernel);
+        let rewrite = unpack::rewrite(&opened.manifest, &self.launch.groups, &self.launch.kernel);
         let sender = self.sender.clone();
         let broken = move || drop(sender.send(Event::StreamBroken));
         let (finish, shm) = (std::mem::take(&mut self.finish), self.shm_path());
@@ -106,14 +108,14 @@ impl Supervisor {
 
     /// At a restart in place: how long the upload took, from the end of the save until now.
     fn learn_of_the_upload(&mut self, seconds: f64) {
-        let now = wall_clock::boot();
-        let since = self.packed_here.take().zip(now).and_then(|(then, now)| wall_clock::between(&then, &now));
+        let now = clock::boot();
+        let since = self.packed_here.take().zip(now).and_then(|(then, now)| clock::between(&then, &now));
         let Some(since) = since else { return };
         let frozen = self.last_cost.map_or(0.0, |cost| cost.frozen_seconds);
         let gap = (since + frozen).clamp(0.0, 1e6);
         self.history.gap_seconds = Some(self.history.gap_seconds.map_or(gap, |before| (before + gap) / 2.0));
         let bytes = self.launch.checkpoint.metadata().map_or(0, |metadata| metadata.len());
-        if let Some(rate) = policy::upload_rate(bytes, since - seconds) {
+        if let Some(rate) = interval::upload_rate(bytes, since - seconds) {
             tracing::info!(bytes_per_second = rate, "the upload, as far as it can be told");
             self.history.upload_rate = Some(self.history.upload_rate.map_or(rate, |before| (before + rate) / 2.0));
         }

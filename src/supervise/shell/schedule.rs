@@ -2,48 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::{policy, wall_clock};
 use super::supervisor::Supervisor;
 use crate::checkpoint::Reason;
+use crate::clock;
 use crate::settings::Interval;
+use crate::supervise::timing::interval;
 
 /// After a dump that failed the next try comes after this much, then twice, four times … as much.
 const RETRY: Duration = Duration::from_secs(5 * 60);
 /// Doublings of [`RETRY`]: up to 160 minutes.
 const RETRY_DOUBLINGS: u32 = 5;
-/// A cause that may be gone in a moment is tried again so soon.
-const SOON: Duration = Duration::from_secs(1);
-
-/// When the next checkpoint is due, and why.
-#[derive(Debug, Default)]
-pub struct Plan {
-    next: Option<(Instant, Reason)>,
-    /// When it would be due if no end of the slot were known.
-    regular: Option<Instant>,
-}
-
-impl Plan {
-    /// When it is due.
-    pub fn due(&self) -> Option<Instant> {
-        self.next.map(|(at, _)| at)
-    }
-
-    /// Why it is taken, if the time has come.
-    pub fn take_due(&mut self, now: Instant) -> Option<Reason> {
-        self.next.take_if(|(at, _)| *at <= now).map(|(_, reason)| reason)
-    }
-
-    /// In a moment.
-    pub fn soon(&mut self, reason: Reason) {
-        *self = Plan { next: Some((Instant::now() + SOON, reason)), regular: None };
-    }
-
-    /// Never.
-    pub fn none(&mut self) {
-        *self = Plan::default();
-    }
-}
-
 impl Supervisor {
     /// Sets the time of the next periodic checkpoint.
     pub(super) fn schedule(&mut self, failures: u32) {
@@ -58,9 +26,9 @@ impl Supervisor {
         let regular = match settings.interval {
             Interval::Never => return,
             Interval::Every(interval) => interval,
-            Interval::Auto => policy::optimal_interval(
+            Interval::Auto => interval::optimal_interval(
                 cost,
-                policy::mean_time(settings.mean_time_between_evictions, ran, self.history.vacates),
+                interval::mean_time(settings.mean_time_between_evictions, ran, self.history.vacates),
                 settings.checkpoint_share,
             ),
         };
@@ -69,7 +37,7 @@ impl Supervisor {
             _ => regular,
         };
         let seed = format!("{} {}", self.launch.job.id().unwrap_or_default(), self.generation);
-        let mut wait = wait.mul_f64(policy::jitter(&seed));
+        let mut wait = wait.mul_f64(interval::jitter(&seed));
         if failures > 0 {
             wait = wait.max(RETRY * 2_u32.pow((failures - 1).min(RETRY_DOUBLINGS)));
         }
@@ -91,10 +59,10 @@ impl Supervisor {
         let Some(regular) = self.plan.regular else { return };
         let now = Instant::now();
         let cost = Duration::from_secs_f64(self.last_cost());
-        let end = self.launch.job.machine.as_ref().and_then(policy::known_end);
-        let left = end.and_then(|end| Duration::try_from_secs_f64(end - wall_clock::now()).ok());
+        let end = self.launch.job.machine.as_ref().and_then(interval::known_end);
+        let left = end.and_then(|end| Duration::try_from_secs_f64(end - clock::now()).ok());
         let deadline =
-            left.and_then(|left| left.checked_sub(policy::margin(cost))).and_then(|left| now.checked_add(left));
+            left.and_then(|left| left.checked_sub(interval::margin(cost))).and_then(|left| now.checked_add(left));
         let (at, reason) = match deadline {
             Some(deadline) if deadline < regular => (deadline, Reason::Deadline),
             _ => (regular, Reason::Interval),

@@ -2,8 +2,8 @@
 
 use nix::sys::signal::Signal;
 
-use super::super::machine::Input;
 use super::supervisor::Supervisor;
+use crate::supervise::machine::Input;
 
 impl Supervisor {
     pub(super) fn signalled(&self, number: i32) -> Input {

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use signal_hook::iterator::Signals;
 
-use super::super::launch::Launch;
-use super::super::relay::Relays;
-use super::super::{alone, wall_clock};
+use super::clock_watch;
 use super::event::{self, Event};
-use super::supervisor::Supervisor;
+use super::starter_watch;
+use super::supervisor::{Parts, Supervisor};
 use crate::checkpoint::Inputs;
 use crate::exit::{Exit, Failure};
 use crate::host::cpu;
@@ -17,18 +16,8 @@ use crate::htcondor::advice::{advice, previous_not_carried};
 use crate::htcondor::chirp::{Attribute, Chirp};
 use crate::journal;
 use crate::sandbox::Sandbox;
-
-/// What a supervisor is made of.
-pub struct Parts {
-    pub launch: Launch,
-    pub sandbox: Sandbox,
-    pub events: Receiver<Event>,
-    pub sender: Sender<Event>,
-    pub relays: Relays,
-    pub inputs: Inputs,
-    pub chirp: Chirp,
-    pub advice: String,
-}
+use crate::supervise::prepare::launch::Launch;
+use crate::supervise::work::relay::Relays;
 
 impl Supervisor {
     /// Makes the sandbox and listens. This process must have one thread.
@@ -58,11 +47,11 @@ fn watch(launch: &Launch, sandbox: &Sandbox, signals: Signals, sender: &Sender<E
     event::watch_signals(signals, sender.clone())?;
     event::watch_sandbox(sandbox.events()?, sender.clone())?;
     if launch.job.under_htcondor()
-        && let Err(error) = alone::watch_starter(sender.clone())
+        && let Err(error) = starter_watch::watch_starter(sender.clone())
     {
         tracing::debug!("cannot see whether the starter lives: {error}");
     }
-    if let Err(error) = wall_clock::watch(sender.clone()) {
+    if let Err(error) = clock_watch::watch(sender.clone()) {
         tracing::debug!("cannot see whether the clock is set: {error}");
     }
     Ok(())

@@ -7,19 +7,32 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::super::bring_back::{Finish, Serving};
-use super::super::launch::Launch;
-use super::super::machine::{End, Input, Machine, Moment};
-use super::super::relay::Relays;
-use super::super::save::Saving;
-use super::early_scan::Early;
+use super::early::Early;
 use super::event::Event;
-use super::schedule::Plan;
+use super::plan::Plan;
 use crate::checkpoint::Inputs;
-use crate::checkpoint::manifest::{Boot, Cost, History, Tree};
+use crate::checkpoint::manifest::{Cost, History, Tree};
+use crate::clock::Boot;
 use crate::exit::{Exit, Failure};
 use crate::htcondor::chirp::Chirp;
 use crate::sandbox::{ClockOffsets, Request, Sandbox};
+use crate::supervise::machine::{End, Input, Machine, Moment};
+use crate::supervise::prepare::launch::Launch;
+use crate::supervise::work::relay::Relays;
+use crate::supervise::work::save::Saving;
+use crate::supervise::work::unpack::{Finish, Serving};
+
+/// What a supervisor is made of.
+pub struct Parts {
+    pub launch: Launch,
+    pub sandbox: Sandbox,
+    pub events: Receiver<Event>,
+    pub sender: Sender<Event>,
+    pub relays: Relays,
+    pub inputs: Inputs,
+    pub chirp: Chirp,
+    pub advice: String,
+}
 
 /// What deeds need.
 pub struct Supervisor {
@@ -71,7 +84,7 @@ pub struct Supervisor {
 pub(super) struct ThisSave {
     /// Resident memory of the payload then, in bytes.
     pub(super) resident: u64,
-    /// How much work its packing is, see `window::effort`.
+    /// How much work its packing is, see `vacate_window::effort`.
     pub(super) effort: f64,
     /// criu has been given up.
     pub(super) given_up: bool,
@@ -86,8 +99,8 @@ pub struct Ending {
 }
 
 impl Supervisor {
-    pub(super) fn new(parts: super::start::Parts) -> Supervisor {
-        let super::start::Parts { launch, sandbox, events, sender, relays, inputs, chirp, advice } = parts;
+    pub(super) fn new(parts: Parts) -> Supervisor {
+        let Parts { launch, sandbox, events, sender, relays, inputs, chirp, advice } = parts;
         let opened = launch.opened.as_ref();
         let (machine, _) = Machine::begin(launch.rules(), opened.is_some());
         Supervisor {
@@ -136,7 +149,7 @@ impl Supervisor {
     }
 
     /// Does what is to be done, and what follows from that; the end, if it has come.
-    fn do_all(&mut self, actions: &mut VecDeque<super::super::machine::Action>) -> Option<End> {
+    fn do_all(&mut self, actions: &mut VecDeque<crate::supervise::machine::Action>) -> Option<End> {
         loop {
             while let Some(action) = actions.pop_front() {
                 if let Some(end) = self.act(action) {
@@ -155,7 +168,7 @@ impl Supervisor {
     }
 
     /// Waits for the next thing that happens, or the next time that has come.
-    fn wait_for_more(&mut self) -> Vec<super::super::machine::Action> {
+    fn wait_for_more(&mut self) -> Vec<crate::supervise::machine::Action> {
         let deadline = self.machine.deadline().and_then(|moment| self.started.checked_add(moment));
         let due = [deadline, self.plan.due(), self.early.due()].into_iter().flatten().min();
         let event = match due {

@@ -8,8 +8,9 @@ use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 use super::super::error::ArchiveError;
 use super::super::index::Member;
+use super::super::inner::ZEROS;
 use super::super::member::Piece;
-use super::super::reader::{Reader, ZEROS};
+use super::super::reader::Reader;
 
 /// Bytes that a file system stores or leaves out together, most often.
 const BLOCK: usize = 4096;

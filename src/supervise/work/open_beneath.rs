@@ -1,19 +1,16 @@
 //! Files of the scratch directory that the payload, or a checkpoint, may have replaced by links and pipes: opened from outside the
 //! sandbox, so never through a link, and without waiting for a pipe's reader.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, mknodat};
-use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
+use nix::unistd::{LinkatFlags, linkat};
 
 use crate::checkpoint::manifest::{Socket, StreamFile};
-use crate::checkpoint::tree::open_below;
+use crate::checkpoint::tree::{Tree, change_mode, open_below};
 
 /// Opens the regular file `path` below `directory` for writing; makes it if it is missing.
 pub fn open_output(directory: &File, path: &Path) -> io::Result<File> {
@@ -34,41 +31,27 @@ fn open(directory: &File, path: &Path, more: OFlag, mode: Mode) -> io::Result<Fi
 }
 
 /// Gives standard streams their further names again.
-pub fn link_streams(scratch: &Path, streams: &[StreamFile]) -> io::Result<()> {
-    let base = File::open(scratch)?;
+pub fn link_streams(scratch: &mut Tree, streams: &[StreamFile]) -> io::Result<()> {
     for stream in streams.iter().filter(|stream| !stream.links.is_empty()) {
-        let (from, name) = parent(&base, &stream.path)?;
+        let (from, name) = scratch.holder(&stream.path)?;
         for link in &stream.links {
-            let (to, other) = parent(&base, link.as_path())?;
-            match unlinkat(&to, other, UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+            scratch.remove(link.as_path())?;
+            let (to, other) = scratch.holder(link.as_path())?;
             linkat(&from, name, &to, other, LinkatFlags::empty())?;
         }
     }
     Ok(())
 }
 
-/// Makes the names of unix sockets that nobody listens on. What is there stays: it is a socket that criu has made, which lives.
-pub fn make_sockets(base: &File, sockets: &[Socket]) {
+/// Makes the names of those unix sockets that are below `prefix` in the archive. Whether anybody listens there is criu's to know: it makes those anew.
+pub fn make_sockets(tree: &mut Tree, prefix: &str, sockets: &[Socket]) -> io::Result<()> {
     for socket in sockets {
-        let mode = Mode::from_bits_truncate(socket.mode & 0o777);
-        let made = parent(base, socket.path.as_path())
-            .and_then(|(to, name)| Ok(mknodat(&to, name, SFlag::S_IFSOCK, mode, 0)?));
-        match made {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                tracing::warn!("the socket {} is lost: {error}", socket.path);
-            }
-            _ => {}
-        }
+        let Ok(path) = socket.path.as_path().strip_prefix(prefix) else { continue };
+        let (to, name) = tree.holder(path)?;
+        mknodat(&to, name, SFlag::S_IFSOCK, Mode::S_IRUSR, 0)?;
+        change_mode(open_below(&to, Path::new(name), OFlag::O_PATH)?, socket.mode & 0o777)?;
     }
-}
-
-/// The directory of a path below `base`, and the path's last part.
-fn parent<'a>(base: &File, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
-    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EINVAL.into()) };
-    Ok((open_below(base, above, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?, name))
+    Ok(())
 }
 
 #[cfg(test)]

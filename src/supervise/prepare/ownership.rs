@@ -10,13 +10,13 @@ use std::path::Path;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::geteuid;
 
-use super::bring_back::{self, Opened};
-use super::save::{HOST, SHM, WORK};
 use crate::checkpoint::archive::{Extent, Member};
 use crate::checkpoint::tree::{Entry, Tree};
 use crate::checkpoint::{NotCarried, inventory};
 use crate::exit::{Exit, Failure};
 use crate::htcondor::Job;
+use crate::supervise::work::checkpoint_file::{HOST, SHM, WORK};
+use crate::supervise::work::unpack::{self, Opened};
 
 /// Refuses the checkpoint of another user, by the file's owner and by whose job it says that it is.
 ///
@@ -24,7 +24,7 @@ use crate::htcondor::Job;
 /// It is another's (125).
 pub fn is_ours(path: &Path, opened: &Opened, job: &Job) -> Result<(), Failure> {
     let another = |whose: String| {
-        Err(Failure::start(bring_back::what(path), format!("it is {whose}, and runs as you what they have saved"))
+        Err(Failure::start(unpack::what(path), format!("it is {whose}, and runs as you what they have saved"))
             .with_remedy(
                 "if that is what you want, set foreign = \"restore\" (--foreign restore); the file is left as it was",
             ))
@@ -51,7 +51,7 @@ pub fn fits(path: &Path, opened: &Opened, scratch: &Path, not_carried: &NotCarri
     };
     let sum = files().fold(0_u64, |sum, member| sum.saturating_add(member.size));
     if opened.manifest.unpacked_bytes.is_some_and(|told| told != sum) {
-        return Err(Failure::start(bring_back::what(path), "its files have another size than it says")
+        return Err(Failure::start(unpack::what(path), "its files have another size than it says")
             .with_remedy("the file is left as it was; put back a copy that is whole"));
     }
     // Holes take no room, and what is in memory takes none there.

@@ -1,6 +1,5 @@
 //! From a stopped process tree to a committed checkpoint. Runs in a thread of its own: the supervisor goes on listening.
 
-use std::cell::Cell;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -11,27 +10,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::pack::Packer;
 use crate::checkpoint::archive::{WriteOptions, Writer};
 use crate::checkpoint::streaming::ArchiveSink;
 use crate::checkpoint::tree::{Entry, Tree};
-use crate::checkpoint::{Draft, Inputs, Manifest, NotCarried, Place, inventory};
+use crate::checkpoint::{Draft, Inputs, NotCarried, Place, inventory};
 use crate::criu::stream::{Cancel, Capture, Captured, Held, StreamError};
-
-/// Prefix of the scratch directory's files in the archive.
-pub const WORK: &str = "work";
-/// Prefix of `/dev/shm` in the archive.
-pub const SHM: &str = "shm";
-/// Prefix of the host's files in the archive.
-pub const HOST: &str = "host";
-/// The reaper's executable in the archive: CRIU wants the same file at a restore, and a later condor-criu may have another.
-pub const REAPER: &str = "sandbox/reaper";
-/// The compatibility helper in the archive, for the same reason.
-pub const COMPAT: &str = "sandbox/compat.so";
-/// Bytes of one of these at most; ours have some pages.
-pub const HELPER_MAX: u64 = 1024 * 1024;
-/// The system calls that the dump has interrupted, if there are any; see `sandbox/helpers/calls`.
-pub const CALLS: &str = "sandbox/calls";
+use crate::supervise::work::checkpoint_file::{Committed, Stopped};
+use crate::supervise::work::pack::Packer;
 
 /// What must be known before criu begins.
 pub struct Target {
@@ -47,39 +32,6 @@ pub struct Target {
     pub options: WriteOptions,
 }
 
-/// What is saved when the tree is stopped.
-pub struct Stopped {
-    /// The scratch directory on this host.
-    pub scratch: PathBuf,
-    /// A path to the sandbox's `/dev/shm`.
-    pub shm: PathBuf,
-    /// A path to the sandbox's root.
-    pub root: PathBuf,
-    /// The reaper's executable.
-    pub reaper: Vec<u8>,
-    /// The compatibility helper, if the payload has it.
-    pub compat: Option<Vec<u8>>,
-    /// The system calls that the dump has interrupted.
-    pub calls: Option<Vec<u8>>,
-    /// Which of the scratch directory's entries stay out.
-    pub not_carried: NotCarried,
-    /// What need not be carried.
-    pub inputs: Arc<Mutex<Inputs>>,
-    /// Everything of the manifest that is known before packing.
-    pub manifest: Manifest,
-}
-
-/// A committed checkpoint.
-#[derive(Debug, Clone)]
-pub struct Committed {
-    /// What it says of itself.
-    pub manifest: Manifest,
-    /// Its size in bytes.
-    pub bytes: u64,
-    /// Seconds from the dump's begin until it was durable.
-    pub seconds: f64,
-}
-
 /// Saves the files of a payload that has ended, with its status in the manifest: there are no images.
 pub fn finished(
     target: Target,
@@ -89,20 +41,7 @@ pub fn finished(
     let (draft, file) = Draft::create(&target.state_dir, target.place.clone())?;
     let options = target.options;
     let writer = Writer::create(file, options)?;
-    let work = move || {
-        done(
-            Packer {
-                stopped,
-                draft,
-                writer,
-                began: target.began,
-                unpacked: Cell::new(0),
-                stored: Cell::new(0),
-                still: Box::new(|| true),
-            }
-            .pack(),
-        )
-    };
+    let work = move || done(Packer::new(stopped, draft, writer, target.began, Box::new(|| true)).pack());
     std::thread::Builder::new().name("save".into()).spawn(work).map(drop)
 }
 
@@ -165,8 +104,7 @@ impl Saving {
             let Ok(mut stopped) = stopped.recv() else { return };
             stopped.manifest.kernel_features = features;
             let still = Box::new(move || criu.holds() && !off_there.load(Ordering::Acquire));
-            let packer = Packer { stopped, draft, writer, began, unpacked: Cell::new(0), stored: Cell::new(0), still };
-            told(Told::Packed(packer.pack().map(Box::new)));
+            told(Told::Packed(Packer::new(stopped, draft, writer, began, still).pack().map(Box::new)));
         });
         Ok(Saving {
             go: Some(go),

@@ -8,19 +8,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::gate;
-use super::save::{CALLS, COMPAT, HELPER_MAX, REAPER, SHM, WORK};
-use super::{streams, within};
 use crate::checkpoint::archive::extract::{self, Existing, ExtractOptions, Later};
 use crate::checkpoint::archive::{ArchiveError, Reader};
-use crate::checkpoint::manifest::Socket;
+use crate::checkpoint::manifest::Inner;
 use crate::checkpoint::streaming::ArchiveSource;
+use crate::checkpoint::tree::Tree;
 use crate::checkpoint::{Inputs, Manifest, NotCarried, inventory, manifest};
 use crate::criu::features::Feature;
 use crate::criu::images::Rewrite;
+use crate::criu::owners::Owner;
 use crate::criu::stream::{Cancel, Hold, Serve, StreamError};
 use crate::exit::{Exit, Failure};
-use crate::host::limits;
+use crate::host::{kernel, limits};
+use crate::supervise::work::checkpoint_file::{CALLS, COMPAT, HELPER_MAX, REAPER, SHM, WORK};
+use crate::supervise::work::open_beneath;
+use crate::supervise::work::stdio;
 
 /// A checkpoint that has been opened and understood.
 pub struct Opened {
@@ -98,12 +100,12 @@ fn here(why: impl std::fmt::Display) -> Failure {
 }
 
 /// What has to differ in the images on this host, which has these groups and this kernel.
-pub fn rewrite(manifest: &Manifest, groups: &[u32], kernel: &str) -> Rewrite {
+pub fn rewrite(manifest: &Manifest, groups: &[u32], release: &str) -> Rewrite {
     let here = limits::here();
     Rewrite {
         groups: (manifest.identity.groups != groups).then(|| groups.to_vec()),
-        undrop: gate::lacks(kernel, Feature::DroppableMemory),
-        unguard: gate::lacks(kernel, Feature::StackGuards),
+        undrop: kernel::lacks(release, Feature::DroppableMemory),
+        unguard: kernel::lacks(release, Feature::StackGuards),
         limits: (!limits::lowered(&manifest.limits, &here).is_empty()).then(|| limits::in_order(&here)),
     }
 }
@@ -133,7 +135,9 @@ impl Serving {
         let serve = Serve::listen(images).map_err(here)?;
         let cancel = serve.cancel_handle();
         let thread = std::thread::Builder::new().name("serve".into()).spawn(move || {
-            let result = serve.run(&ArchiveSource { archive: &opened.reader, rewrite, threads });
+            let Inner { uid: user, gid: group, .. } = opened.manifest.identity;
+            let (archive, locks) = (&opened.reader, &opened.manifest.locks);
+            let result = serve.run(&ArchiveSource { archive, rewrite, locks, owner: Owner { user, group }, threads });
             if result.is_err() {
                 broken();
             }
@@ -203,21 +207,21 @@ pub fn unpack(opened: &Opened, checkpoint: &Path, places: &Places<'_>) -> Result
             .map_err(|error| unusable(checkpoint, &error))?;
         settled.push(extracted.later);
     }
-    let missing = streams::cut_back(&manifest.streams, scratch)
+    let missing = stdio::cut_back(&manifest.streams, scratch)
         .map_err(|error| here(format!("cannot cut back the output: {error}")))?;
     for (path, bytes) in missing {
         tracing::warn!("{} is {bytes} bytes shorter than when the checkpoint was made", path.display());
     }
-    within::link_streams(scratch, &manifest.streams)
-        .map_err(|error| here(format!("cannot give an output its further names: {error}")))?;
+    Tree::open(scratch)
+        .and_then(|mut tree| {
+            open_beneath::link_streams(&mut tree, &manifest.streams)?;
+            open_beneath::make_sockets(&mut tree, WORK, &manifest.sockets)?;
+            open_beneath::make_sockets(&mut Tree::open(shm)?, SHM, &manifest.sockets)
+        })
+        .map_err(|error| here(format!("cannot make a further name or a socket: {error}")))?;
     Ok(Unpacked {
         inputs,
-        finish: Finish {
-            scratch: scratch.to_path_buf(),
-            mode: manifest.job_dir_mode & 0o777,
-            settled,
-            sockets: manifest.sockets.clone(),
-        },
+        finish: Finish { scratch: scratch.to_path_buf(), mode: manifest.job_dir_mode & 0o777, settled },
     })
 }
 
@@ -229,19 +233,14 @@ pub struct Finish {
     mode: u32,
     /// Of the scratch directory and of `/dev/shm`.
     settled: Vec<Vec<Later>>,
-    sockets: Vec<Socket>,
 }
 
 impl Finish {
-    /// Gives modes and times once more, and makes the names of sockets that nobody listens on, while the tree is still held: a payload that
-    /// runs would see the times change.
+    /// Gives modes and times once more, while the tree is still held: a payload that runs would see the times change.
     pub fn finish_files(self, shm: &Path) {
         for (into, later) in [self.scratch.as_path(), shm].into_iter().zip(&self.settled) {
-            let Ok(directory) = File::open(into) else { continue };
-            if into == self.scratch {
-                within::make_sockets(&directory, &self.sockets);
-            }
-            match extract::settle(later, directory.as_fd()) {
+            let Ok(mut tree) = Tree::open(into) else { continue };
+            match extract::settle(later, &mut tree) {
                 0 => {}
                 count => tracing::warn!("{count} files or directories in {} keep another mode or time", into.display()),
             }

@@ -6,11 +6,11 @@
 
 use std::path::Path;
 
-use super::bring_back::{self, Opened};
 use crate::checkpoint::commit::Place;
 use crate::exit::{Exit, Failure};
 use crate::htcondor::Job;
 use crate::settings::{OnUnrestorable, Settings};
+use crate::supervise::work::unpack::{self, Opened};
 
 /// So many hosts in a row are no accident of one host.
 const HOSTS: i64 = 2;
@@ -68,9 +68,9 @@ pub fn choose(place: &Place, settings: &Settings, job: &Job, threads: usize) -> 
 }
 
 fn open(path: &Path, verify: bool, threads: usize) -> Result<Option<Opened>, Failure> {
-    let opened = bring_back::open(path)?;
+    let opened = unpack::open(path)?;
     match &opened {
-        Some(opened) if verify => opened.reader.verify(threads).map_err(|error| bring_back::unusable(path, &error))?,
+        Some(opened) if verify => opened.reader.verify(threads).map_err(|error| unpack::unusable(path, &error))?,
         _ => {}
     }
     Ok(opened)
@@ -92,7 +92,7 @@ impl Broken {
     }
 
     fn failure(&self, place: &Place, exit: Exit) -> Failure {
-        Failure::start(bring_back::what(&place.newest), &self.why)
+        Failure::start(unpack::what(&place.newest), &self.why)
             .with_remedy(
                 "the file is left as it was; take it away to start from the beginning, put back a copy that is whole, or say with \
                  on_unrestorable what is to follow",

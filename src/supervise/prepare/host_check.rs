@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use crate::checkpoint::Manifest;
-use crate::criu::features::Feature;
-use crate::criu::find::{self, Version};
+use crate::criu::executable::{self, Version};
 use crate::exit::{Exit, Failure};
+use crate::host::kernel::lacks;
 use crate::host::{cpu, limits};
 
 /// This host.
@@ -74,23 +74,9 @@ fn kernel(manifest: &Manifest, release: &str) -> Option<String> {
     Some(format!("it has {}{since}; this host has Linux {release}", lacking.words()))
 }
 
-/// Whether a kernel does not have it. One whose number cannot be read is taken for a new one: CRIU will say it.
-pub fn lacks(release: &str, feature: Feature) -> bool {
-    match feature.since() {
-        Some(since) => number(release).is_some_and(|here| here < since),
-        None => true,
-    }
-}
-
-/// `6.12.107+deb13-amd64` → (6, 12)
-fn number(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
 /// An older CRIU passes over what it does not know in the images of a newer one, without an error. A fix (4.2.1 after 4.2.0) adds nothing.
 fn criu(made_with: &str, here: Version) -> Option<String> {
-    let made = find::number(made_with)?;
+    let made = executable::number(made_with)?;
     ((here.0, here.1) < (made.0, made.1))
         .then(|| format!("it was made by CRIU {made}, and an older one may misread its images: this host has {here}"))
 }
@@ -98,14 +84,6 @@ fn criu(made_with: &str, here: Version) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kernels_are_compared_by_number() {
-        assert_eq!(number("6.12.107+deb13-amd64"), Some((6, 12)));
-        assert!(lacks("6.1.0-9-amd64", Feature::DroppableMemory) && !lacks("6.11.2", Feature::DroppableMemory));
-        assert!(lacks("6.12.107+deb13-amd64", Feature::StackGuards) && !lacks("6.13.0", Feature::StackGuards));
-        assert!(!lacks("unknown", Feature::GuardPages) && lacks("7.0.0", Feature::Unknown));
-    }
 
     #[test]
     fn only_an_older_criu_is_refused() {

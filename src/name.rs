@@ -131,13 +131,13 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 /// Lower-case hexadecimal.
-pub(super) fn to_hex(bytes: &[u8]) -> String {
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
 }
 
 /// The bytes that [`to_hex`] wrote; `None` for anything else.
-pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |c: u8| match c {
         b'0'..=b'9' => Some(c - b'0'),
         b'a'..=b'f' => Some(c - b'a' + 10),
@@ -148,6 +148,24 @@ pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
         return None;
     }
     pairs.iter().map(|[hi, lo]| Some(digit(*hi)? << 4 | digit(*lo)?)).collect()
+}
+
+/// A path in JSON, as [`Name`] writes it: text where it is UTF-8, and `{"hex": "…"}` where it is not.
+pub mod bytes {
+    use std::path::PathBuf;
+
+    use super::Name;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// As a [`Name`].
+    pub fn serialize<S: Serializer>(path: &PathBuf, serializer: S) -> Result<S::Ok, S::Error> {
+        Name::new(path).serialize(serializer)
+    }
+
+    /// As a [`Name`].
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Ok(Name::deserialize(deserializer)?.as_path().to_path_buf())
+    }
 }
 
 #[cfg(test)]

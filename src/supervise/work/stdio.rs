@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use nix::fcntl::OFlag;
 
-use super::within;
 use crate::checkpoint::manifest::StreamFile;
 use crate::sandbox::{STATE_DIR, StdioPath, inside};
+use crate::supervise::work::open_beneath;
 
 /// What one standard stream is on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +101,7 @@ pub fn cut_back(recorded: &[StreamFile], scratch: &Path) -> io::Result<Vec<(Path
     let mut missing = Vec::new();
     let directory = File::open(scratch)?;
     for stream in recorded.iter().filter(|stream| stream.descriptor != 0) {
-        let file = within::open_output(&directory, &stream.path)?;
+        let file = open_beneath::open_output(&directory, &stream.path)?;
         let size = file.metadata()?.len();
         if size > stream.size {
             file.set_len(stream.size)?;

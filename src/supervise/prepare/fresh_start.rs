@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::bring_back::Opened;
-use super::save::WORK;
-use super::streams::Stream;
-use super::within;
 use crate::checkpoint::Place;
 use crate::checkpoint::tree::Tree;
 use crate::exit::Failure;
 use crate::htcondor::advice::list;
 use crate::htcondor::{ClassAd, Job};
 use crate::journal;
+use crate::supervise::work::checkpoint_file::WORK;
+use crate::supervise::work::open_beneath;
+use crate::supervise::work::stdio::Stream;
+use crate::supervise::work::unpack::Opened;
 
 /// Directories that a starter makes and binds to the job's `/tmp` and `/var/tmp` (htcondor-facts, section 6).
 const HTCONDORS: [&str; 3] = ["tmp", "var", "var/tmp"];
@@ -49,11 +49,11 @@ fn clear(job: &Job, place: &Place, before: Option<&Opened>, streams: &[Stream; 3
     let ours = place.files().filter_map(Path::file_name).map(Path::new);
     let removed = remove(job, written.unwrap_or_default(), keep, ours.clone())?;
     for name in ours {
-        within::empty(&job.scratch, name)?;
+        open_beneath::empty(&job.scratch, name)?;
     }
     for stream in &streams[1..] {
         if let Stream::File(path) = stream {
-            within::empty(&job.scratch, path)?;
+            open_beneath::empty(&job.scratch, path)?;
         }
     }
     Ok(removed)

@@ -5,13 +5,13 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::bring_back::Opened;
-use super::save::HOST;
 use crate::checkpoint::archive::{ExtractOptions, extract};
-use crate::checkpoint::manifest::HostFile;
 use crate::exit::{Exit, Failure};
+use crate::host::files::HostFile;
 use crate::host::{files, namespaces};
 use crate::settings::CarryFiles;
+use crate::supervise::work::checkpoint_file::HOST;
+use crate::supervise::work::unpack::Opened;
 
 /// More files than this are no closure of a program but a mistake in a pattern.
 const FILES_MAX: usize = 20_000;

@@ -4,13 +4,6 @@ use std::time::Duration;
 
 use crate::htcondor::ClassAd;
 
-/// The OSPool's measured lower bound: at least 9 cpu hours lie between two lost attempts (htcondor-facts, section 10).
-pub const MEAN_TIME_BETWEEN_EVICTIONS: Duration = Duration::from_secs(9 * 3600);
-/// The part of the time that checkpoints may cost.
-pub const SHARE_MAX: f64 = 0.05;
-/// A program that cannot be checkpointed is to be known after minutes, not hours.
-pub const FIRST_CHECKPOINT: Duration = Duration::from_secs(10 * 60);
-
 /// The interval between checkpoints that loses the least, after J. T. Daly, "A higher order estimate of the optimum
 /// checkpoint interval for restart dumps", FGCS 22 (2006), equation 37:
 /// τ = √(2δM)·[1 + ⅓√(δ/2M) + δ/18M] − δ if δ < 2M, else M; δ the cost of a checkpoint, M the mean time between

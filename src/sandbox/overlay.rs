@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
-use super::mounts::{bind, directory, hold};
+use super::mounting::{bind, directory, hold};
 use super::step::{StepFailed, step};
 
 /// Lays `paths`, absolute as the payload sees them, from below `source` into the root that is being made.

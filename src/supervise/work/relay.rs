@@ -18,7 +18,7 @@ use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use super::streams::fifo_name;
+use crate::supervise::work::stdio::fifo_name;
 
 /// Bytes that one step carries at most; the size of a pipe.
 const STEP: usize = 64 * 1024;

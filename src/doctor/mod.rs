@@ -15,7 +15,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::criu::find::{self, Criu};
+use crate::criu::find;
+use crate::criu::{self, Criu};
 use crate::exit::{Exit, Failure};
 use crate::host::privilege;
 use crate::settings::Settings;
@@ -196,11 +197,11 @@ fn about_criu(criu: &Result<Criu, find::FindError>) -> Check {
             let path = criu.directory.join(&criu.name);
             let how = if criu.bundled { ", with its own libraries" } else { "" };
             let detail = format!("{} at {}{how}", criu.version, path.display());
-            if criu.version >= find::TESTED {
+            if criu.version >= criu::TESTED {
                 return Check::new("criu", Status::Yes, detail);
             }
             let detail = format!("{detail}: fails on sockets with kernels from 6.18 on, and on guard pages");
-            Check::new("criu", Status::Limited, detail).remedy(format!("use CRIU {} or newer", find::TESTED))
+            Check::new("criu", Status::Limited, detail).remedy(format!("use CRIU {} or newer", criu::TESTED))
         }
         Err(error) => Check::new("criu", Status::No, error.to_string()).remedy(error.remedy()),
     }

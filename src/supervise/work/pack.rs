@@ -1,6 +1,6 @@
 //! Adds the payload's files to the images of a dump, and commits. The tree is held meanwhile: nothing changes under the packer.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,42 +13,59 @@ use std::time::Instant;
 use nix::fcntl::OFlag;
 use rustix::fs::{fgetxattr, flistxattr};
 
-use super::save::{CALLS, COMPAT, Committed, HOST, REAPER, SHM, Stopped, WORK};
-use super::wall_clock;
 use crate::checkpoint::archive::{Kind, Meta, Mtime, Name, Summary, Writer, Xattr};
-use crate::checkpoint::given::{Stamp, may_change_unseen};
+use crate::checkpoint::given::{Clock, Stamp};
 use crate::checkpoint::manifest::{Input, Socket};
 use crate::checkpoint::tree::{Entry, Stat, Tree, open_below, open_up};
 use crate::checkpoint::{Draft, inventory};
+use crate::clock;
 use crate::host::{content, files};
+use crate::supervise::work::checkpoint_file::{CALLS, COMPAT, Committed, HOST, REAPER, SHM, Stopped, WORK};
 
 /// What packs.
 pub struct Packer {
     /// What there is to save.
-    pub stopped: Stopped,
+    stopped: Stopped,
     /// Where it goes.
-    pub draft: Draft,
+    draft: Draft,
     /// The archive, with the images in it.
-    pub writer: Writer,
+    writer: Writer,
     /// When the dump began.
-    pub began: Instant,
+    began: Instant,
     /// Bytes of the files that have been added.
-    pub unpacked: Cell<u64>,
+    unpacked: Cell<u64>,
     /// And on the disk.
-    pub stored: Cell<u64>,
+    stored: Cell<u64>,
+    /// Names of sockets that have been met.
+    sockets: RefCell<Vec<Socket>>,
     /// Whether what is packed is still what it was when criu had saved the memory.
-    pub still: Box<dyn Fn() -> bool>,
+    still: Box<dyn Fn() -> bool>,
 }
 
 impl Packer {
+    /// Of what is stopped since `began`, into an archive that has the images.
+    pub fn new(stopped: Stopped, draft: Draft, writer: Writer, began: Instant, still: Box<dyn Fn() -> bool>) -> Packer {
+        Packer {
+            stopped,
+            draft,
+            writer,
+            began,
+            unpacked: Cell::new(0),
+            stored: Cell::new(0),
+            sockets: RefCell::default(),
+            still,
+        }
+    }
+
     /// Adds the files and `/dev/shm` to the images, and commits.
     pub fn pack(mut self) -> Result<Committed, String> {
         self.add_all().map_err(|error| format!("cannot pack: {error}"))?;
         let mut manifest = self.stopped.manifest;
         manifest.unpacked_bytes = Some(self.unpacked.get());
+        manifest.sockets = self.sockets.take();
         manifest.cost.file_bytes = self.stored.get();
-        manifest.created = wall_clock::now();
-        manifest.host.boot = wall_clock::boot();
+        manifest.created = clock::now();
+        manifest.host.boot = clock::boot();
         manifest.cost.frozen_seconds = self.began.elapsed().as_secs_f64();
         let text = serde_json::to_vec_pretty(&manifest).map_err(|error| error.to_string())?;
         let Summary { bytes_written, .. } =
@@ -64,6 +81,7 @@ impl Packer {
     }
 
     fn add_all(&mut self) -> io::Result<()> {
+        self.check_open_files()?;
         self.add_ours(REAPER, &self.stopped.reaper)?;
         if let Some(compat) = &self.stopped.compat {
             self.add_ours(COMPAT, compat)?;
@@ -76,6 +94,25 @@ impl Packer {
         let entries = shm.walk(|_| false)?;
         self.add_tree(&shm, SHM, entries)?;
         self.add_host_files()
+    }
+
+    /// What stays out of the archive is another file at a restore, or has another size, and CRIU would refuse to open it.
+    fn check_open_files(&self) -> io::Result<()> {
+        let Stopped { root, manifest, not_carried, .. } = &self.stopped;
+        let stays_out = |path: &Path| {
+            let below = path.strip_prefix(&manifest.job_dir);
+            below.is_ok_and(|path| {
+                not_carried.excludes(path) && !manifest.streams.iter().any(|stream| stream.path == path)
+            })
+        };
+        match files::open(&root.join("proc")).into_iter().find(|(_, path)| stays_out(path)) {
+            None => Ok(()),
+            Some((pid, path)) => Err(io::Error::other(format!(
+                "process {pid} has {} open, which belongs to HTCondor or to condor-criu and is another file at a restore; what to do: let the \
+                 program close it when it has read it",
+                path.display()
+            ))),
+        }
     }
 
     /// Those of the host's files that are to be carried; the content of all that have no build id is noted.
@@ -138,18 +175,15 @@ impl Packer {
             while known.digest_one(&scratch) {}
             let gone = known.gone(&entries);
             self.stopped.manifest.removed = gone.into_iter().map(Name::new).collect();
-            let blind = may_change_unseen(&tree);
+            let clock = Clock::of(&tree);
             for entry in entries {
-                match known.unchanged(&tree, &entry, blind) {
+                match known.unchanged(&tree, &entry, clock) {
                     Some(input) => inputs.push(input),
                     None => carried.push(entry),
                 }
             }
         }
         self.stopped.manifest.inputs = inputs;
-        let sockets = carried.iter().filter(|entry| entry.stat.is_socket());
-        let sockets = sockets.map(|entry| Socket { path: Name::new(&entry.path), mode: entry.stat.mode() });
-        self.stopped.manifest.sockets = sockets.collect();
         let carried = self.without_names_of_streams(&tree, carried);
         self.add_tree(&tree, WORK, carried)
     }
@@ -189,7 +223,11 @@ impl Packer {
                 _ if stat.is_file() => Kind::File,
                 _ if stat.is_symlink() => Kind::Symlink,
                 _ if stat.is_fifo() => Kind::Fifo,
-                // Sockets are made again by criu; devices cannot be made without privilege, so there are none.
+                _ if stat.is_socket() => {
+                    self.sockets.borrow_mut().push(Socket { path: Name::new(&name), mode: stat.mode() });
+                    continue;
+                }
+                // Devices cannot be made without privilege, so there are none.
                 _ => continue,
             };
             if stat.links() > 1 {
@@ -204,10 +242,11 @@ impl Packer {
             let mut meta = meta(&name, kind, stat);
             match kind {
                 Kind::File => {
-                    let file = tree.read(&entry)?;
+                    let reading = tree.read(&entry)?;
+                    let file = &reading.file;
                     self.stored.set(self.stored.get().saturating_add(stat.stored()));
-                    meta.xattrs = attributes(&file);
-                    self.add_file(meta, &file)?;
+                    meta.xattrs = attributes(file);
+                    self.add_file(meta, file)?;
                 }
                 Kind::Symlink => {
                     meta.link = Some(Name::new(tree.read_link(&entry)?));
