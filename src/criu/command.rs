@@ -66,6 +66,8 @@ pub fn dump(places: &Places<'_>, network: Network, root: i32) -> Vec<String> {
     let mut args = vec!["dump".to_owned()];
     args.extend(common(places, network));
     args.extend(["-t".into(), root.to_string(), "-o".into(), DUMP_LOG.into()]);
+    // criu reads what waits in a terminal, and sets O_NONBLOCK for that. Without this it takes the tree for dead and puts neither back.
+    args.push("--leave-running".into());
     args.extend(["--ghost-limit", GHOST_LIMIT].map(String::from));
     if network == Network::Host {
         args.push("--skip-in-flight".into());

@@ -22,6 +22,10 @@
 //!
 //! [`TOUCHING`], only for a dump: a criu that is killed while it works inside a process leaves that damaged, with another instruction or with other
 //! registers than its own. The helper says when that is so ([`touching`]). What it does is in `touching.rs`.
+//!
+//! Both [`TOUCHING`] and [`RELEASED`] see to it that what a dump interrupts goes on: criu lets sleeps and waits with a timeout return EINTR, because only the
+//! kernel has what it takes to start them again. The helpers note which call a task was in and when its time is over, and have the kernel start it again when the
+//! task is let go, after the dump or in a restore. What they do is in `calls/mod.rs`.
 
 use std::fs;
 use std::path::Path;

@@ -21,7 +21,7 @@ use crate::supervise::machine::{DumpEnd, Input, State};
 use crate::supervise::patience;
 use crate::supervise::prepare::host_files;
 use crate::supervise::timing::vacate_window::{self, Fit, Last};
-use crate::supervise::work::checkpoint_file::{Committed, Stopped};
+use crate::supervise::work::checkpoint_file::{Committed, HELPER_MAX, Stopped};
 use crate::supervise::work::save::{self, Saving};
 use crate::supervise::work::stdio;
 
@@ -196,6 +196,14 @@ impl Supervisor {
     /// Packs the rest and commits.
     pub(super) fn pack(&mut self, reason: Reason) {
         let stopped = self.stopped(reason);
+        let calls = stopped.as_ref().ok().and_then(|stopped| stopped.calls.as_deref()).unwrap_or_default();
+        if calls.split(|byte| *byte == b'\n').any(|line| line.ends_with(b" unknown")) && !self.said_unknown {
+            self.said_unknown = true;
+            tracing::warn!(
+                "a sleep or a wait with a timeout had been interrupted before, and nothing tells how much of its time was left: it begins \
+                 again with the whole"
+            );
+        }
         let going = stopped.and_then(|stopped| match &mut self.saving {
             Some(saving) => saving.go_on(stopped),
             None => Err("there is nothing to pack".to_owned()),
@@ -214,7 +222,7 @@ impl Supervisor {
             root: self.sandbox.root(),
             reaper: self.launch.plan.reaper.clone(),
             compat: self.launch.plan.compat.clone(),
-            calls: self.sandbox.calls(),
+            calls: self.sandbox.calls().filter(|calls| calls.len() as u64 <= HELPER_MAX),
             not_carried: self.launch.not_carried.clone(),
             inputs: std::sync::Arc::clone(&self.inputs),
             manifest: self.manifest(reason)?,

@@ -75,6 +75,8 @@ pub struct Supervisor {
     /// When the checkpoint was packed, if this is its restart in place.
     pub(super) packed_here: Option<Boot>,
     pub(super) running_since: Option<Instant>,
+    /// That the time of an interrupted call is not known has been said.
+    pub(super) said_unknown: bool,
 }
 
 /// What is known of the save that is being taken.
@@ -126,6 +128,7 @@ impl Supervisor {
             early: Early::default(),
             packed_here: None,
             running_since: None,
+            said_unknown: false,
             launch,
             sandbox,
         }

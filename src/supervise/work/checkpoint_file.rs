@@ -15,7 +15,9 @@ pub const HOST: &str = "host";
 pub const REAPER: &str = "sandbox/reaper";
 /// The compatibility helper in the archive, for the same reason.
 pub const COMPAT: &str = "sandbox/compat.so";
-/// The system calls that the dump has interrupted, for those that have any; see `sandbox/helpers/calls`.
+/// Bytes of one of these at most; ours have some pages.
+pub const HELPER_MAX: u64 = 1024 * 1024;
+/// The system calls that the dump has interrupted, if there are any; see `sandbox/helpers/calls`.
 pub const CALLS: &str = "sandbox/calls";
 
 /// What is saved while criu holds the tree.

@@ -20,7 +20,7 @@ use crate::criu::owners::Owner;
 use crate::criu::stream::{Cancel, Hold, Serve, StreamError};
 use crate::exit::{Exit, Failure};
 use crate::host::{kernel, limits};
-use crate::supervise::work::checkpoint_file::{CALLS, COMPAT, REAPER, SHM, WORK};
+use crate::supervise::work::checkpoint_file::{CALLS, COMPAT, HELPER_MAX, REAPER, SHM, WORK};
 use crate::supervise::work::open_beneath;
 use crate::supervise::work::stdio;
 
@@ -58,8 +58,6 @@ pub fn open(path: &Path) -> Result<Option<Opened>, Failure> {
     };
     let manifest = manifest::parse(&what(path), reader.manifest())?;
     let helper = |name: &str| {
-        /// Bytes; ours have some pages.
-        const HELPER_MAX: u64 = 1024 * 1024;
         if reader.get(name).is_some_and(|member| member.size > HELPER_MAX) {
             return Err(Failure::start(what(path), format!("{name} in it is larger than any of ours")));
         }

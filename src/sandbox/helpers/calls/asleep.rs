@@ -3,7 +3,7 @@
 
 use core::cell::UnsafeCell;
 
-use super::table::{Call, Timeout, UNKNOWN, by_place};
+use super::table::{Call, NEVER, Timeout, by_place};
 use super::text::{Path, field, number, read};
 use super::{RESTART_SYSCALL, now};
 use crate::bare::call;
@@ -104,7 +104,7 @@ pub fn note(tid: i32) -> Note {
             *to = *from;
         }
     }
-    let call = Call { number: note.number, code: 0, args, ip: note.ip, sp: note.sp, end: UNKNOWN };
+    let call = Call { number: note.number, code: 0, args, ip: note.ip, sp: note.sp, end: NEVER, whole: false };
     let wanted = match call.timeout() {
         Timeout::Milliseconds(_) => true,
         Timeout::Time { rest, .. } => rest == 0 || note.stopped,

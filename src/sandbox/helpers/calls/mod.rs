@@ -22,7 +22,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use crate::bare::call;
 use asleep::Note;
 pub use restart::{Registers, let_go};
-use table::{Call, NEVER, Slot, Timeout, UNKNOWN};
+use table::{Call, NEVER, Slot, Timeout};
 
 const SYS_CLOCK_GETTIME: usize = 228;
 const SYS_PROCESS_VM_READV: usize = 310;
@@ -35,6 +35,11 @@ pub const ERESTARTNOHAND: i64 = -514;
 pub const ERESTART_RESTARTBLOCK: i64 = -516;
 /// The call by which the kernel goes on with a restart block.
 const RESTART_SYSCALL: i64 = 219;
+const EINTR: i64 = -4;
+const RT_SIGTIMEDWAIT: u64 = 128;
+const EPOLL_WAIT: u64 = 232;
+const EPOLL_PWAIT: u64 = 281;
+const EPOLL_PWAIT2: u64 = 441;
 const SECOND: i64 = 1_000_000_000;
 
 static LOADED: AtomicBool = AtomicBool::new(false);
@@ -90,10 +95,15 @@ pub fn changed(tid: i32) {
 
 /// criu has read these registers of a task.
 pub fn seen(tid: i32, registers: &mut Registers) {
-    let code = registers.ax as i64;
     let number = registers.orig_ax as i64;
-    let restarts = [ERESTARTSYS, ERESTARTNOHAND, ERESTART_RESTARTBLOCK].contains(&code);
-    if number < 0 || !restarts {
+    if number < 0 {
+        return;
+    }
+    if waits_for_ever(registers) {
+        registers.ax = ERESTARTNOHAND as u64;
+    }
+    let code = registers.ax as i64;
+    if ![ERESTARTSYS, ERESTARTNOHAND, ERESTART_RESTARTBLOCK].contains(&code) {
         return;
     }
     let Some(slot) = table::slot(tid) else {
@@ -114,6 +124,20 @@ pub fn seen(tid: i32, registers: &mut Registers) {
     tell(registers, code, slot.call.number);
 }
 
+/// The kernel lets these return EINTR even if no handler has run, since it would have to know what is left of their time. Without a timeout
+/// there is nothing to know, and no program need see it.
+pub fn waits_for_ever(registers: &Registers) -> bool {
+    if registers.ax as i64 != EINTR {
+        return false;
+    }
+    match registers.orig_ax {
+        EPOLL_WAIT | EPOLL_PWAIT => (registers.r10 as i32) < 0,
+        EPOLL_PWAIT2 => registers.r10 == 0,
+        RT_SIGTIMEDWAIT => registers.dx == 0,
+        _ => false,
+    }
+}
+
 /// Has criu make the call again, as it does with the other codes.
 fn tell(registers: &mut Registers, code: i64, number: i64) {
     if code == ERESTART_RESTARTBLOCK && number != RESTART_SYSCALL {
@@ -126,7 +150,7 @@ fn tell(registers: &mut Registers, code: i64, number: i64) {
 fn recorded(tid: i32, slot: &Slot, registers: &Registers) -> Call {
     let args = [registers.di, registers.si, registers.dx, registers.r10, registers.r8, registers.r9];
     let (number, code) = (registers.orig_ax as i64, registers.ax as i64);
-    let mut call = Call { number, code, args, ip: registers.ip, sp: registers.sp, end: NEVER };
+    let mut call = Call { number, code, args, ip: registers.ip, sp: registers.sp, end: NEVER, whole: false };
     if code != ERESTART_RESTARTBLOCK {
         return call;
     }
@@ -135,33 +159,31 @@ fn recorded(tid: i32, slot: &Slot, registers: &Registers) -> Call {
         let same = (earlier.ip, earlier.sp, earlier.args) == (call.ip, call.sp, call.args);
         // One that is over is of an earlier call at the same place.
         if same && earlier.code == code && (earlier.end == NEVER || earlier.end >= slot.note.interrupted) {
-            return *earlier;
+            return Call { whole: false, ..*earlier };
         }
         match slot.note.number_by_place(&args) {
             Some(number) => call.number = number,
             None => return call,
         }
     }
-    call.end = end(tid, &slot.note, &call, number == RESTART_SYSCALL);
+    (call.end, call.whole) = end(tid, &slot.note, &call, number == RESTART_SYSCALL);
     call
 }
 
-/// When the call's time is over.
-fn end(tid: i32, note: &Note, call: &Call, again: bool) -> i64 {
-    match call.timeout() {
-        Timeout::None => NEVER,
-        Timeout::Unknown => UNKNOWN,
-        Timeout::Milliseconds(time) => after(note.since(call, again), Some(time.saturating_mul(SECOND / 1000))),
+/// When the call's time is over; and whether that is only because it begins again with the whole.
+fn end(tid: i32, note: &Note, call: &Call, again: bool) -> (i64, bool) {
+    let (time, since) = match call.timeout() {
+        Timeout::None => return (NEVER, false),
+        Timeout::Unknown => return (NEVER, true),
+        Timeout::Milliseconds(time) => (Some(time.saturating_mul(SECOND / 1000)), note.since(call, again)),
         // The kernel has just written there what was left.
-        Timeout::Time { rest, .. } if rest != 0 => after(note.interruption(), time_at(tid, rest)),
-        Timeout::Time { pointer, .. } => after(note.since(call, again), time_at(tid, pointer)),
-    }
-}
-
-fn after(begin: Option<i64>, time: Option<i64>) -> i64 {
-    match (begin, time) {
-        (Some(begin), Some(time)) => begin.saturating_add(time).clamp(1, UNKNOWN - 1),
-        _ => UNKNOWN,
+        Timeout::Time { rest, .. } if rest != 0 => (time_at(tid, rest), note.interruption()),
+        Timeout::Time { pointer, .. } => (time_at(tid, pointer), note.since(call, again)),
+    };
+    let at = |begin: i64| time.map(|time| begin.saturating_add(time).max(NEVER + 1));
+    match since.and_then(at) {
+        Some(end) => (end, false),
+        None => (at(now()).unwrap_or(NEVER), true),
     }
 }
 

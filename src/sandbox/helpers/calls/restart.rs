@@ -1,11 +1,12 @@
 //! Gives a task that is let go back to the kernel as the kernel's own stop would leave it: in its system call, which is to go on.
 
-use super::table::{self, Call, NEVER, Timeout, UNKNOWN};
-use super::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTNOINTR, ERESTARTSYS, SECOND, now};
+use super::table::{self, Call, NEVER, Timeout};
+use super::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTNOINTR, ERESTARTSYS, SECOND, now, waits_for_ever};
 use crate::bare::call;
 use crate::trace::trace;
 
 const SYS_WAIT4: usize = 61;
+const SYS_KILL: usize = 62;
 
 const PTRACE_PEEKDATA: u32 = 2;
 const PTRACE_POKEDATA: u32 = 5;
@@ -52,6 +53,19 @@ pub struct Registers {
     pub rest: [u64; 7],
 }
 
+/// struct user_regs_struct32.
+#[repr(C)]
+struct Registers32 {
+    first: [i32; 6],
+    ax: i32,
+    segments: [i32; 4],
+    orig_ax: i32,
+    rest: [i32; 5],
+}
+
+/// restart_syscall(2) of i386.
+const RESTART_SYSCALL_32: i32 = 0;
+
 /// struct iovec
 #[repr(C)]
 pub struct Vector {
@@ -60,13 +74,21 @@ pub struct Vector {
 }
 
 impl Registers {
-    /// What criu has read into this struct iovec, if it is registers of x86-64.
+    /// What criu has read into this struct iovec, if it is registers of x86-64. In those of i386 a call that has a restart block is made again
+    /// from its begin: its time is not looked at.
     ///
     /// # Safety
     /// criu's, and the kernel has filled it.
     pub unsafe fn read_into(vector: usize) -> Option<&'static mut Registers> {
         // SAFETY: of the caller.
         let vector = unsafe { &*(vector as *const Vector) };
+        if vector.length == size_of::<Registers32>() && vector.base != 0 {
+            // SAFETY: of the caller; criu keeps it aligned.
+            let registers = unsafe { &mut *(vector.base as *mut Registers32) };
+            if i64::from(registers.ax) == ERESTART_RESTARTBLOCK && registers.orig_ax > RESTART_SYSCALL_32 {
+                registers.ax = ERESTARTNOINTR as i32;
+            }
+        }
         if vector.length != size_of::<Registers>() || vector.base == 0 {
             return None;
         }
@@ -147,11 +169,19 @@ enum Stop {
 /// case. `work` is called before it is changed.
 pub fn let_go(tid: i32, always: bool, work: impl FnOnce()) -> usize {
     let Some(slot) = table::find(tid) else { return 0 };
-    if !slot.fresh || !(slot.changed || always) {
+    let task = Held(tid);
+    if !(slot.changed || always) {
+        // It is where the kernel stopped it, which goes on with it but for these.
+        if let Some(found) = task.registers().filter(waits_for_ever) {
+            let _ = task.set(&Registers { ax: ERESTARTNOHAND as u64, ..found });
+        }
+        return 0;
+    }
+    if !slot.fresh {
         return 0;
     }
     slot.fresh = false;
-    go_on(&Held(tid), &slot.call, work).unwrap_or(0)
+    go_on(&task, &slot.call, work).unwrap_or(0)
 }
 
 fn go_on(task: &Held, call: &Call, work: impl FnOnce()) -> Option<usize> {
@@ -194,13 +224,13 @@ fn stop_inside(task: &Held, inside: &Registers, again: &Registers) -> Option<usi
 }
 
 /// Has the call begun with the time that is left, and interrupted at once.
-fn begin_again(task: &Held, call: &Call, inside: &Registers, again: &Registers) -> Option<usize> {
+fn begin_again(task: &Held, record: &Call, inside: &Registers, again: &Registers) -> Option<usize> {
     let mut first = *again;
-    let scratch = (call.sp - RED_ZONE - BELOW) & !15;
+    let scratch = (record.sp - RED_ZONE - BELOW) & !15;
     let mut kept = None;
-    if call.end != NEVER && call.end != UNKNOWN {
-        let left = call.end.saturating_sub(now()).max(0);
-        match call.timeout() {
+    if record.end != NEVER {
+        let left = record.end.saturating_sub(now()).max(0);
+        match record.timeout() {
             // poll(2) would rather be late than early.
             Timeout::Milliseconds(_) => first.dx = (left as u64).div_ceil(1_000_000),
             Timeout::Time { argument, .. } => {
@@ -222,6 +252,12 @@ fn begin_again(task: &Held, call: &Call, inside: &Registers, again: &Registers) 
         Some(()) => task.next_stop(PTRACE_SYSCALL),
         None => Stop::Gone,
     };
+    // No other signal than SIGSTOP comes to a task that blocks all. It is sent again at the end.
+    let mut stopped = None;
+    if let Stop::Signal(signal) = stop {
+        stopped = Some(signal);
+        stop = task.next_stop(PTRACE_SYSCALL);
+    }
     let begun = stop == Stop::Call;
     if begun {
         let _ = task.ask(PTRACE_INTERRUPT, 0, 0);
@@ -230,6 +266,10 @@ fn begin_again(task: &Held, call: &Call, inside: &Registers, again: &Registers) 
     let answer = task.registers().map(|registers| registers.ax);
     if let Some(words) = kept {
         let _ = task.poke(scratch, words);
+    }
+    if let Some(signal) = stopped {
+        // SAFETY: touches no memory.
+        unsafe { call(SYS_KILL, [task.0 as usize, signal, 0, 0, 0]) };
     }
     match (stop, answer) {
         // In most cases it is to go on; it may also be over.

@@ -6,8 +6,6 @@ use super::asleep::Note;
 
 /// Without a timeout, or with one that needs no help.
 pub const NEVER: i64 = 0;
-/// With a timeout of which nobody knows what is left.
-pub const UNKNOWN: i64 = i64::MAX;
 
 const POLL: i64 = 7;
 const NANOSLEEP: i64 = 35;
@@ -30,8 +28,10 @@ pub struct Call {
     /// Behind the instruction.
     pub ip: u64,
     pub sp: u64,
-    /// When its time is over by CLOCK_MONOTONIC, in nanoseconds; or [`NEVER`], [`UNKNOWN`].
+    /// When its time is over by CLOCK_MONOTONIC, in nanoseconds; or [`NEVER`].
     pub end: i64,
+    /// Nothing told how much of its time was left: it began again with the whole.
+    pub whole: bool,
 }
 
 /// Where a call's relative timeout is.
@@ -105,7 +105,7 @@ unsafe impl Sync for Table {}
 
 // All zero: it takes no room in the file, and none in memory before it is used.
 static TABLE: Table = Table(UnsafeCell::new([const { EMPTY }; SLOTS]));
-const NO_CALL: Call = Call { number: 0, code: 0, args: [0; 6], ip: 0, sp: 0, end: 0 };
+const NO_CALL: Call = Call { number: 0, code: 0, args: [0; 6], ip: 0, sp: 0, end: 0, whole: false };
 const EMPTY: Slot = Slot { tid: 0, fresh: false, changed: false, note: Note::NONE, call: NO_CALL };
 
 /// What is known of this task.

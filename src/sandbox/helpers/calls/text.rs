@@ -1,12 +1,12 @@
 //! The records as text, and what is read in `/proc`.
 //!
 //! One line for each task: its id, then the call's number, what it answered, where it was made, the stack pointer, when its time is over,
-//! and its six arguments, all in hexadecimal; `unknown` at the end if its time was to be known and is not. A line that begins with `-` is
+//! and its six arguments, all in hexadecimal; `unknown` at the end if it begins again because nothing tells what was left of its time. A line that begins with `-` is
 //! of an earlier dump in the same life. A later line for the same task stands.
 
 use core::ffi::CStr;
 
-use super::table::{self, Call, UNKNOWN};
+use super::table::{self, Call};
 use crate::bare::call;
 
 const SYS_READ: usize = 0;
@@ -171,7 +171,7 @@ fn take(line: &[u8]) {
         *arg = value;
     }
     if let Some(slot) = table::slot(tid as i32) {
-        slot.call = Call { number: number as i64, code: code as i64, args, ip, sp, end: end as i64 };
+        slot.call = Call { number: number as i64, code: code as i64, args, ip, sp, end: end as i64, whole: false };
         slot.fresh = fresh;
     }
 }
@@ -182,7 +182,7 @@ pub fn begin(now: i64) {
     unsafe { call(SYS_UNLINK, [FILE.as_ptr() as usize, 0, 0, 0, 0]) };
     table::each(|tid, slot| {
         slot.fresh = false;
-        if slot.call.end > now && slot.call.end != UNKNOWN {
+        if slot.call.end > now {
             write(b"-", tid, &slot.call);
         }
     });
@@ -215,7 +215,7 @@ fn write(mark: &[u8], tid: i32, record: &Call) {
             add(&[if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }]);
         }
     }
-    if record.end == UNKNOWN {
+    if record.whole {
         add(b" unknown");
     }
     add(b"\n");
