@@ -52,17 +52,39 @@ pub enum Record {
         /// From our start until it ran.
         seconds: f64,
     },
+    /// What is in the way of a checkpoint, or would be lost by one, seen while the program runs; the words.
+    EarlyWord(String),
     /// Something went wrong; the words.
     Error(String),
 }
 
+/// What the line of an early word begins with.
+const EARLY: &str = "early word: ";
+
 impl Record {
+    /// Writes the line that [`Record::parse`] reads.
+    pub fn tell(&self) {
+        match self {
+            Record::Committed { generation, reason, frozen_seconds, commit_seconds, bytes } => {
+                tracing::info!(generation, %reason, frozen_seconds, commit_seconds, bytes, "committed");
+            }
+            Record::Restored { generation, seconds } => {
+                tracing::info!(generation, seconds, "the payload runs again");
+            }
+            Record::EarlyWord(words) => tracing::warn!("{EARLY}{words}"),
+            Record::Error(words) => tracing::error!("{words}"),
+        }
+    }
+
     /// Reads one line; `None` if it is of no interest.
     pub fn parse(line: &str) -> Option<Record> {
         let (_time, rest) = line.trim_end().split_once(' ')?;
         let (level, message) = rest.trim_start().split_once(' ')?;
         if level == "ERROR" {
             return Some(Record::Error(message.to_owned()));
+        }
+        if let Some(words) = message.strip_prefix(EARLY).filter(|_| level == "WARN") {
+            return Some(Record::EarlyWord(words.to_owned()));
         }
         let field = |name: &str| {
             let after = message.split(&format!("{name}=")).nth(1)?;
@@ -105,6 +127,8 @@ mod tests {
         let line = "2026-11-23T15:22:48Z  INFO the payload runs again generation=5 seconds=0.026\n";
         assert_eq!(Record::parse(line), Some(Record::Restored { generation: 5, seconds: 0.026 }));
         assert_eq!(Record::parse("2026 ERROR no"), Some(Record::Error("no".into())));
+        let line = "2026-11-23T15:22:48Z  WARN early word: process 301 (x) waits";
+        assert_eq!(Record::parse(line), Some(Record::EarlyWord("process 301 (x) waits".into())));
         assert_eq!(Record::parse(""), None);
         assert_eq!(Record::parse("2026-11-23T15:22:48Z  INFO starting version=\"0.1.0\""), None);
     }

@@ -165,8 +165,9 @@ fn a_sandbox_directory() {
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn every_other_way() {
-    if common::long::wanted() {
+    {
         for image in [Image::Sif, Image::Sandbox] {
             for options in
                 ["", "--contain", "--pid", "-C", "--writable-tmpfs", "--no-mount tmp", "--containall --no-home --ipc"]

@@ -19,20 +19,32 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The names of the tests in a file: functions with `#[test]` and no `#[ignore]`, and those that a macro makes tests of the pool.
-fn tests_in(source: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
+/// The names of the tests in a file: functions with `#[test]`, and those that a macro makes tests of the pool. Those that are ignored
+/// because they take minutes are the second set; others that are ignored are no tests.
+fn tests_in(source: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut found, mut long) = (BTreeSet::new(), BTreeSet::new());
     for after in source.split("#[test]").skip(1) {
         let (attributes, rest) = after.split_once("fn ").unwrap_or_default();
-        if !attributes.contains("#[ignore") {
-            found.extend(rest.split('(').next().map(str::to_owned));
+        let name = rest.split('(').next().map(str::to_owned);
+        match attributes {
+            _ if attributes.contains("takes minutes") => long.extend(name),
+            _ if attributes.contains("#[ignore") => {}
+            _ => found.extend(name),
         }
     }
-    for list in source.split("_series!(").skip(1) {
+    let lists = source.split("_series!(");
+    for (before, list) in lists.clone().zip(lists.skip(1)) {
         let names = list.split(')').next().unwrap_or_default();
-        found.extend(names.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()));
+        let names = names.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+        if before.ends_with("long_with_both") { long.extend(names) } else { found.extend(names) }
     }
-    found
+    // Of the rows of a table of programs.
+    for row in source.split("long_workloads! {").skip(1).flat_map(|rows| rows.split("\n}").next()) {
+        long.extend(
+            row.lines().filter_map(|line| line.trim().split_once(": Workload {").map(|(name, _)| name.to_owned())),
+        );
+    }
+    (found, long)
 }
 
 /// The rows of all tables of a document, each with its cells, without heads and rules.
@@ -71,8 +83,21 @@ fn every_promise_names_a_test_that_exists() {
     for name in quoted(&text).chain(quoted(&security)).filter(|name| name.contains(".rs::")) {
         let (file, test) = name.split_once("::").unwrap();
         let source = fs::read_to_string(root().join(file)).unwrap_or_default();
-        if !tests_in(&source).contains(test) {
+        let (ordinary, long) = tests_in(&source);
+        if !ordinary.contains(test) && !long.contains(test) {
             wrong.push(format!("there is no test {name}"));
+        }
+    }
+    // What only the long run shows is marked; what is marked may also be a test that does more there.
+    for line in text.lines() {
+        for (at, name) in
+            line.match_indices('`').step_by(2).filter_map(|(at, _)| Some((at, line[at + 1..].split('`').next()?)))
+        {
+            let Some((file, test)) = name.split_once("::").filter(|(file, _)| file.ends_with(".rs")) else { continue };
+            let source = fs::read_to_string(root().join(file)).unwrap_or_default();
+            if tests_in(&source).1.contains(test) && !line[..at].contains("*long*") {
+                wrong.push(format!("{name} takes minutes, and its promise does not say *long*"));
+            }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -166,10 +191,8 @@ fn values<'a>(html: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn the_book_is_built_without_a_word_and_no_link_in_it_is_dead() {
-    if !long::wanted() {
-        return;
-    }
     let mut tools = std::process::Command::new(root().join("tests/setup/tools"));
     let tools = tools.arg("book").stderr(std::process::Stdio::inherit()).output().unwrap();
     let mdbook = Path::new(std::str::from_utf8(&tools.stdout).unwrap().trim()).join("bin/mdbook");

@@ -10,7 +10,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use common::long;
 use common::place::prepared;
 
 /// What the page promises.
@@ -36,12 +35,10 @@ chmod 755 /usr/local/bin/systemctl
 "#;
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn the_page_leads_to_a_saved_job() {
     let commands = commands(include_str!("../docs/first-job.md"));
     assert!(commands.iter().filter(|(root, _)| *root).count() >= 3 && commands.len() >= 8, "{commands:?}");
-    if !long::wanted() {
-        return;
-    }
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let deb = &packages::packages().deb;

@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use common::local::real_criu;
-use common::long;
 use common::place::prepared;
 use packages::{Packages, packages};
 
@@ -61,10 +60,8 @@ const AS_USER: &str = "mkdir /mnt/home; cp /mnt/program /mnt/home; chown -R 5000
                        setpriv --reuid 5000 --regid 5000 --clear-groups env -i PATH=/usr/bin:/bin HOME=/mnt/home";
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn the_debian_package_in_a_clean_root_moves_a_program() {
-    if !long::wanted() {
-        return;
-    }
     let folder = folder();
     fs::copy(&packages().deb, folder.path().join("package.deb")).unwrap();
     fs::write(folder.path().join("program"), PROGRAM).unwrap();
@@ -115,10 +112,8 @@ fn last_log(kept: &Path) -> PathBuf {
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn the_rpm_has_the_files_of_the_debian_package() {
-    if !long::wanted() {
-        return;
-    }
     let folder = folder();
     let Packages { deb, rpm } = packages();
     let listed = ask(Command::new("rpm").args(["-qlp", "--dbpath"]).arg(folder.path().join("db")).arg(rpm));
@@ -167,10 +162,8 @@ fn the_copyright_names_every_library_that_is_carried() {
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn an_image_from_the_definition_file_moves_a_program() {
-    if !long::wanted() {
-        return;
-    }
     let folder = folder();
     fs::copy(&packages().deb, folder.path().join("package.deb")).unwrap();
     fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/condor-criu.def"), folder.path().join("condor-criu.def"))
@@ -205,10 +198,8 @@ fn an_image_from_the_definition_file_moves_a_program() {
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn the_packages_list_every_crate_and_every_file_of_criu_that_they_carry() {
-    if !long::wanted() {
-        return;
-    }
     let folder = folder();
     ask(Command::new("dpkg-deb").arg("-x").arg(&packages().deb).arg(folder.path()));
     let text = fs::read_to_string(folder.path().join("usr/share/doc/condor-criu/condor-criu.cdx.json")).unwrap();
@@ -242,10 +233,8 @@ fn the_packages_list_every_crate_and_every_file_of_criu_that_they_carry() {
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn no_crate_has_a_licence_or_a_source_that_is_not_allowed() {
-    if !long::wanted() {
-        return;
-    }
     let mut deny = Command::new(prepared("tools", &["packages"]).join("bin/cargo-deny"));
     deny.args(["--offline", "--locked", "check", "licenses", "bans", "sources"])
         .current_dir(env!("CARGO_MANIFEST_DIR"));

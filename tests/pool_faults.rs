@@ -16,9 +16,12 @@ with_both_series!(
     the_startd_asks_for_checkpoints,
     a_claim_is_worn_out,
     the_pilot_s_end_is_known,
-    ten_evictions_in_a_row,
-    twenty_jobs_and_random_evictions,
 );
+
+mod long {
+    crate::common::pool::long_with_both_series!(ten_evictions_in_a_row, twenty_jobs_and_random_evictions);
+    use super::{ten_evictions_in_a_row, twenty_jobs_and_random_evictions};
+}
 
 /// Longer than a lease, and than all timeouts of the pool together.
 const LONG_PATIENCE: Duration = Duration::from_secs(400);
@@ -103,7 +106,7 @@ fn the_pilot_s_end_is_known(series: Series) {
 }
 
 fn ten_evictions_in_a_row(series: Series) {
-    let Some(pool) = &long(series) else { return };
+    let pool = &Pool::up(series);
     let count = Count::to(260).submit(pool);
     for turn in 1..=10 {
         count.reaches(20 * turn);
@@ -115,7 +118,7 @@ fn ten_evictions_in_a_row(series: Series) {
 }
 
 fn twenty_jobs_and_random_evictions(series: Series) {
-    let Some(pool) = &long(series) else { return };
+    let pool = &Pool::up(series);
     // Room for all of them on one host, for the time when the other one is avoided.
     for host in [Host::Ep1, Host::Ep2] {
         pool.configure(host, "NUM_CPUS = 24\n");
@@ -143,11 +146,6 @@ fn twenty_jobs_and_random_evictions(series: Series) {
         count.job.wait_for(Condition::Done, LONG_PATIENCE);
         count.ends_well();
     }
-}
-
-/// A pool, if what takes minutes is wanted.
-fn long(series: Series) -> Option<Pool> {
-    common::long::wanted().then(|| Pool::up(series))
 }
 
 /// One of HTCondor's commands to the master of an execution point, as its administrator gives it there: the access point

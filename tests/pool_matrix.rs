@@ -13,9 +13,9 @@ use condor_criu::journal::Record;
 
 use common::count::{Count, Counting, PATIENCE, commits};
 use common::job::{Condition, State};
-use common::pool::{Host, Pool, Series, with_both_series};
+use common::pool::{Host, Pool, Series, long_with_both_series};
 
-with_both_series!(
+long_with_both_series!(
     vacated_and_held,
     switched_off_gracefully,
     switched_off_fast,
@@ -183,9 +183,6 @@ fn the_cable_is_out_for_longer_than_the_lease(series: Series) {
 
 /// Each event at each moment on each host, in one life of one job.
 fn chain(series: Series, events: &[Event]) {
-    if !common::long::wanted() {
-        return;
-    }
     let pool = &Pool::up(series);
     for host in [Host::Ep1, Host::Ep2] {
         slow_network(pool, host);

@@ -11,7 +11,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::count::PATIENCE;
-use common::long;
 use common::pool::{Host, Pool, Series};
 use serde_json::Value;
 
@@ -23,10 +22,8 @@ const RUN: u32 = 40;
 const STORM: Duration = Duration::from_secs(90);
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn a_storm_of_twenty_jobs_is_told_as_it_was() {
-    if !long::wanted() {
-        return;
-    }
     let pool = &Pool::up(Series::V25);
     for host in [Host::Ep1, Host::Ep2] {
         let script = "mkdir -p /etc/condor-criu && echo 'criu = \"/opt/criu\"' >/etc/condor-criu/config.toml";

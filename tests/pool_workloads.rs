@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use common::count::SUBMIT;
 use common::job::{Condition, File, Job};
-use common::long;
 use common::place::prepared;
 use common::pool::{Host, Pool, Series, on_both_series};
 
@@ -112,8 +111,8 @@ fn a_tcp_client_that_connects_again(pool: &Pool) {
 }
 
 /// A pool whose hosts have the numerical programs.
-fn laboratory() -> Option<Pool> {
-    long::wanted().then(|| Pool::shared(Series::Workloads))
+fn laboratory() -> Pool {
+    Pool::shared(Series::Workloads)
 }
 
 /// The files that a shell script makes out of these on a host of that pool.
@@ -131,8 +130,9 @@ fn made(script: &str, files: &[(&str, &str)], names: &[&'static str]) -> Vec<(&'
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn mpi_on_one_host() {
-    let Some(pool) = laboratory() else { return };
+    let pool = laboratory();
     let source = ("work.c", include_str!("workloads/mpi.c"));
     let files = made("mpicc.openmpi -O2 -o work work.c", &[source], &["work"]);
     let program = Program {
@@ -148,8 +148,9 @@ const MELT: (&str, &[u8]) = ("in.melt", include_bytes!("workloads/lammps/in.melt
 
 /// Compared by the positions and velocities, with all their digits; log.lammps has the time that making the atoms took.
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn lammps() {
-    let Some(pool) = laboratory() else { return };
+    let pool = laboratory();
     let files = [(MELT.0, MELT.1.to_vec())];
     let program = Program {
         command: "lmp -in in.melt -screen none -var steps 3000",
@@ -161,8 +162,9 @@ fn lammps() {
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn lammps_under_mpirun() {
-    let Some(pool) = laboratory() else { return };
+    let pool = laboratory();
     let files = [(MELT.0, MELT.1.to_vec())];
     let program = Program {
         command: "mpirun.openmpi --oversubscribe -np 2 lmp -in in.melt -screen none -var steps 3000",
@@ -175,8 +177,9 @@ fn lammps_under_mpirun() {
 
 /// Compared by the trajectory and the final positions; md.log and md.cpt have times and host names, md.edr is compared too.
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn gromacs() {
-    let Some(pool) = laboratory() else { return };
+    let pool = laboratory();
     let files = made("sh make.sh 20000", &[("make.sh", include_str!("workloads/gromacs.sh"))], &["topol.tpr"]);
     let program = Program {
         command: "gmx -quiet mdrun -reprod -ntmpi 1 -pin off -s topol.tpr -deffnm md",

@@ -110,9 +110,6 @@ fn peace(bench: &Bench, baseline: &str) -> String {
 }
 
 fn moves(baseline: &str, machine: (&str, &str)) {
-    if !common::long::wanted() {
-        return;
-    }
     let bench = bench();
     let expected = peace(&bench, baseline);
     let host = scratch(&bench, "job");
@@ -124,25 +121,26 @@ fn moves(baseline: &str, machine: (&str, &str)) {
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn level_3_moves_to_an_intel_without_avx512_and_an_older_kernel() {
     moves("x86-64-v3", ("bookworm", "Haswell-noTSX"));
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn level_3_moves_to_an_amd_and_linux_6_12() {
     moves("x86-64-v3", ("trixie", "EPYC"));
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn level_2_moves_to_a_processor_without_avx() {
     moves("x86-64-v2", ("bookworm", "Nehalem"));
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn what_does_not_fit_is_refused_in_words_and_stays_whole() {
-    if !common::long::wanted() {
-        return;
-    }
     let bench = bench();
     for (baseline, machine, words) in [
         ("x86-64-v3", ("bookworm", "Nehalem"), "(x86-64-v3), this processor is x86-64-v2"),
@@ -169,10 +167,8 @@ fn what_does_not_fit_is_refused_in_words_and_stays_whole() {
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn guard_pages_become_ordinary_memory_on_linux_6_12() {
-    if !common::long::wanted() {
-        return;
-    }
     let bench = bench();
     let host = scratch(&bench, "job");
     host.write("gate.py", include_bytes!("payloads/gate.py"));
@@ -188,10 +184,8 @@ fn guard_pages_become_ordinary_memory_on_linux_6_12() {
 }
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn threads_of_a_newer_glibc_go_on_on_linux_6_12() {
-    if !common::long::wanted() {
-        return;
-    }
     let bench = bench();
     let host = scratch(&bench, "job");
     host.write("matrix.py", include_bytes!("payloads/threads.py"));
@@ -243,10 +237,8 @@ exit 0
 ";
 
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn the_clock_of_a_machine_is_set_by_hours_all_the_time() {
-    if !common::long::wanted() {
-        return;
-    }
     let bench = bench();
     fs::set_permissions(bench.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let host = bench.host("job", FIRST_USER);

@@ -50,11 +50,10 @@ macro_rules! workloads {
 macro_rules! long_workloads {
     ($($name:ident: $row:expr;)*) => {
         $(#[test]
+        #[ignore = "takes minutes: ./test --long"]
         fn $name() {
             const ROW: Workload = $row;
-            if common::long::wanted() {
-                ROW.run();
-            }
+            ROW.run();
         })*
     };
 }
@@ -308,15 +307,15 @@ const GROMACS_LOGS: &[&str] = &["md.log", "md.cpt", "md_prev.cpt", "md.err"];
 /// The suite again and again, evicted at random moments. The seed is printed; CONDOR_CRIU_SEED takes it again, CONDOR_CRIU_REHEARSALS asks
 /// for another number of rounds.
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn rehearsals_at_random_moments() {
-    if common::long::wanted() {
-        let rows: Vec<&(&str, Workload)> = FEATURES.iter().chain(PROGRAMS).collect();
-        common::rehearsals::rehearse(&rows);
-    }
+    let rows: Vec<&(&str, Workload)> = FEATURES.iter().chain(PROGRAMS).collect();
+    common::rehearsals::rehearse(&rows);
 }
 
 /// Debian's MPICH shares memory by SysV, whatever its transports are set to.
 #[test]
+#[ignore = "takes minutes: ./test --long"]
 fn r11_mpich_is_refused_early() {
     const ROW: Workload = Workload {
         title: "MPICH -np 2",
@@ -325,7 +324,5 @@ fn r11_mpich_is_refused_early() {
         command: "mpirun.mpich -np 2 ./work",
         ..REAL
     };
-    if common::long::wanted() {
-        ROW.run_refused(&["early word: the payload cannot be saved: process 30", "SysV shared memory"]);
-    }
+    ROW.run_refused(&["early word: the payload cannot be saved: process 30", "SysV shared memory"]);
 }

@@ -40,11 +40,6 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "use the program's setting for threads or plain I/O instead of libaio",
     ),
     (
-        "SysV objects exist: ",
-        "a process uses SysV semaphores, message queues or shared memory, which CRIU cannot save without privilege",
-        "use the program's setting for POSIX semaphores and shared memory or mmap",
-    ),
-    (
         "doesn't live in IPC ns",
         "a process uses SysV shared memory, which CRIU cannot save without privilege",
         "use the program's setting for POSIX shared memory or mmap",

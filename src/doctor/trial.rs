@@ -40,10 +40,10 @@ impl Trial {
 
 /// A line of the log that is an early word.
 fn early(line: &str) -> Option<Check> {
-    let words = line.split_once(" WARN early word: ")?.1;
+    let Some(Record::EarlyWord(words)) = Record::parse(line) else { return None };
     let (status, words) = match words.strip_prefix("the payload cannot be saved: ") {
         Some(words) => (Status::No, words),
-        None => (Status::Limited, words),
+        None => (Status::Limited, words.as_str()),
     };
     let (why, remedy) = two_parts(words, "; what to do: ");
     Some(Check { remedy, ..Check::new("program", status, why) })

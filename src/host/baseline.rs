@@ -162,10 +162,12 @@ fn openssl(level: u8) -> String {
 /// kernel knows (`arch_status`, proc.rst: sampled at context switches). `uptime` is this host's CLOCK_BOOTTIME, in which
 /// start times are given; `ran`, how long the payload runs since its start or restore: what criu does in a process that it restores
 /// is not the program's, and on a busy machine that takes longer than any fixed time.
-pub fn used_avx512(proc: &Path, uptime: Duration, ran: Duration) -> Option<String> {
+pub fn used_avx512(proc: &Path, uptime: Duration, ran: Duration, criu: Option<i32>) -> Option<String> {
     /// What a process does before its exec is not the program's: fork(2) copies the mark, and we fork.
     const BEFORE_EXEC: Duration = Duration::from_millis(250);
-    let number = |entry: &std::fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok().filter(|pid| *pid != 1);
+    let number = |entry: &std::fs::DirEntry| {
+        entry.file_name().to_str()?.parse::<i32>().ok().filter(|pid| *pid != 1 && Some(*pid) != criu)
+    };
     let processes = std::fs::read_dir(proc).ok()?.flatten().filter_map(|entry| Some((number(&entry)?, entry.path())));
     for (pid, path) in processes {
         let tasks = std::fs::read_dir(path.join("task")).into_iter().flatten().flatten();
@@ -242,7 +244,7 @@ mod tests {
         std::fs::write(task.join("stat"), stat).unwrap();
         let seen = |ms: i64, ran: u64| {
             std::fs::write(task.join("arch_status"), format!("AVX512_elapsed_ms:\t{ms}\n")).unwrap();
-            used_avx512(dir.path(), Duration::from_secs(15), Duration::from_secs(ran)).is_some()
+            used_avx512(dir.path(), Duration::from_secs(15), Duration::from_secs(ran), None).is_some()
         };
         assert!(!seen(-1, 9) && !seen(5100, 9) && !seen(4900, 9) && seen(3000, 9) && seen(0, 9));
         // Restored two seconds ago.

@@ -83,7 +83,7 @@ pub(super) fn look(proc: &Path, root: i32) -> Option<Unfit> {
 }
 
 /// proc_pid_status(5), TracerPid: whoever holds this process.
-fn tracer(proc: &Path, pid: i32) -> Option<i32> {
+pub(super) fn tracer(proc: &Path, pid: i32) -> Option<i32> {
     let status = fs::read_to_string(proc.join(pid.to_string()).join("status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())
 }

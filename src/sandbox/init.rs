@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
-use super::message::{CriuJob, Event, Request, receive, send};
+use super::message::{CriuJob, CriuRefusal, Event, Request, receive, send};
 use super::plan::{PIDFILE, Plan};
 use super::step::{StepFailed, step};
 use super::{clock, helpers, identity, mounts, network, spawn};
@@ -124,8 +124,7 @@ impl Init {
             }
             Request::Criu { job, args } => {
                 if let Some(objects) = sysv_objects().filter(|_| job == CriuJob::Dump) {
-                    self.note(&format!("SysV objects exist: {objects}"));
-                    return self.say(&Event::CriuEnded { job, ended: Ended::Exited(1), root: None, harmed: false });
+                    return self.say(&Event::Refused(CriuRefusal::SysvObjects(objects)));
                 }
                 helpers::forget();
                 match spawn::criu(&self.plan, job, &args, &self.criu_output()) {
@@ -179,11 +178,6 @@ impl Init {
     /// Where criu's words go.
     fn criu_output(&self) -> PathBuf {
         self.plan.inner_state_dir().join("work").join("criu.out")
-    }
-
-    /// Puts an error of ours in their place, for the supervisor to read.
-    fn note(&self, why: &str) {
-        let _ = fs::write(self.criu_output(), format!("Error (condor-criu): {why}\n"));
     }
 
     fn criu_ended(&mut self, ended: Ended) -> std::io::Result<()> {

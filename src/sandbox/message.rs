@@ -57,6 +57,14 @@ pub enum CriuJob {
     Restore,
 }
 
+/// Why the init does not start criu for a dump.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CriuRefusal {
+    /// There are SysV objects in the sandbox, which CRIU would leave out without an error: how many of each kind.
+    SysvObjects(String),
+}
+
 /// What the init tells the supervisor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -84,6 +92,8 @@ pub enum Event {
         /// Which step.
         step: SetupStep,
     },
+    /// criu was not started: what it would make is known to be wrong.
+    Refused(CriuRefusal),
     /// criu ended.
     CriuEnded {
         /// What it was run for.

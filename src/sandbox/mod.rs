@@ -41,7 +41,7 @@ pub use fit::Unfit;
 pub use identity::supplementary_groups;
 use plan::CALLS;
 
-pub use message::{CriuJob, Event, Request, receive};
+pub use message::{CriuJob, CriuRefusal, Event, Request, receive};
 pub use plan::{
     CRIU_DIR, ClockOffsets, Command, FIRST_PID, Identity, LAID_DIR, Network, OUR_ROOT, PIDFILE, Plan, STATE_DIR,
     StdioPath, inside,
@@ -157,6 +157,11 @@ impl Sandbox {
     /// The system calls that criu has interrupted in the tree that it holds now.
     pub fn calls(&self) -> Option<Vec<u8>> {
         std::fs::read(self.root().join(CALLS.trim_start_matches('/'))).ok()
+    }
+
+    /// criu, while it holds the tree below `root`: its pid inside.
+    pub fn criu(&self, root: i32) -> Option<i32> {
+        fit::tracer(&self.proc(), root)
     }
 
     /// Resident memory of everything inside but the init, in bytes; an estimate, shared pages counted once a process.

@@ -1,17 +1,11 @@
-//! Scenarios that take minutes run only when asked for, and it is said when they do not.
+//! Scenarios that take minutes are ignored, and say so; `./test --long` runs them too. Others only do more there.
 
-use std::io::Write;
+#![allow(dead_code, reason = "see common")]
 
-/// Whether scenarios that take minutes are to run: `./test --long` sets this.
+/// `./test --long` sets this.
 const VARIABLE: &str = "CONDOR_CRIU_LONG";
 
-/// Whether to run the scenario that takes minutes. If not, that is said on stderr itself: what a test prints in the usual
-/// way is shown only when it fails.
+/// Whether to do more than an ordinary run has time for.
 pub fn wanted() -> bool {
-    if std::env::var_os(VARIABLE).is_some_and(|value| value == "1") {
-        return true;
-    }
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    let _ = writeln!(std::io::stderr(), "LEFT OUT: {test} takes minutes; set {VARIABLE}=1 to run it");
-    false
+    std::env::var_os(VARIABLE).is_some_and(|value| value == "1")
 }

@@ -308,3 +308,18 @@ macro_rules! with_both_series {
 }
 #[allow(unused_imports, reason = "see common")]
 pub(crate) use with_both_series;
+
+/// The same for what takes minutes.
+#[allow(unused_macros, reason = "see common")]
+macro_rules! long_with_both_series {
+    ($($scenario:ident),* $(,)?) => {
+        mod series_23 {
+            $(#[test] #[ignore = "takes minutes: ./test --long"] fn $scenario() { super::$scenario(crate::common::pool::Series::V23); })*
+        }
+        mod series_25 {
+            $(#[test] #[ignore = "takes minutes: ./test --long"] fn $scenario() { super::$scenario(crate::common::pool::Series::V25); })*
+        }
+    };
+}
+#[allow(unused_imports, reason = "see common")]
+pub(crate) use long_with_both_series;

@@ -15,8 +15,9 @@ use crate::exit::Ended;
 use crate::host::{baseline, cpu, limits, scan};
 use crate::htcondor::advice::vacate_window;
 use crate::htcondor::chirp::Attribute;
+use crate::journal::Record;
 use crate::sandbox::compat;
-use crate::sandbox::{ClockReadings, CriuJob, Request};
+use crate::sandbox::{ClockReadings, CriuJob, CriuRefusal, Request};
 use crate::supervise::machine::{DumpEnd, Input, State};
 use crate::supervise::patience;
 use crate::supervise::prepare::host_files;
@@ -163,6 +164,17 @@ impl Supervisor {
         Input::Unfit { passes: unfit.passes() }
     }
 
+    /// criu was not started, and nothing was touched.
+    pub(super) fn refused(&mut self, refusal: &CriuRefusal) -> Input {
+        drop(self.saving.take().and_then(Saving::end));
+        let CriuRefusal::SysvObjects(objects) = refusal;
+        self.say_not_saved(&format!(
+            "a process uses SysV semaphores, message queues or shared memory ({objects}), which CRIU cannot save without privilege; what to \
+             do: use the program's setting for POSIX semaphores and shared memory or mmap"
+        ));
+        Input::DumpEnded(DumpEnd::PutBack { passes: false })
+    }
+
     /// criu ended: it has put everything back.
     pub(super) fn dump_ended(&mut self, ended: Ended) -> Input {
         // When it was let go, its own words are of no interest.
@@ -299,7 +311,8 @@ impl Supervisor {
         }
         let uptime = ClockReadings::now().map_or(0, |clock| u64::try_from(clock.boottime_ns).unwrap_or(0));
         let ran = Duration::from_secs_f64(self.ran());
-        let Some(who) = baseline::used_avx512(&self.sandbox.proc(), Duration::from_nanos(uptime), ran) else {
+        let criu = self.tree.and_then(|tree| self.sandbox.criu(tree.root));
+        let Some(who) = baseline::used_avx512(&self.sandbox.proc(), Duration::from_nanos(uptime), ran, criu) else {
             return cpu.clone();
         };
         tracing::warn!(
@@ -328,14 +341,14 @@ impl Supervisor {
     fn committed(&mut self, committed: &Committed) {
         let manifest = &committed.manifest;
         self.generation = manifest.generation;
-        tracing::info!(
-            generation = self.generation,
-            reason = %manifest.reason,
-            frozen_seconds = manifest.cost.frozen_seconds,
-            commit_seconds = committed.seconds,
-            bytes = committed.bytes,
-            "committed"
-        );
+        let told = Record::Committed {
+            generation: self.generation,
+            reason: manifest.reason.to_string(),
+            frozen_seconds: manifest.cost.frozen_seconds,
+            commit_seconds: committed.seconds,
+            bytes: committed.bytes,
+        };
+        told.tell();
         if std::mem::take(&mut self.warned) || self.early.was_wrong() {
             // The warning about saves that fail is no longer true.
             self.chirp.tell(Attribute::Warning(self.standing_warning()));

@@ -115,6 +115,7 @@ impl Supervisor {
                 Some(Input::Spawned)
             }
             sandbox::Event::ExecFailed { errno, step } => Some(Input::NotSpawned(self.cannot_execute(errno, &step))),
+            sandbox::Event::Refused(refusal) => Some(self.refused(&refusal)),
             sandbox::Event::CriuEnded { harmed: true, ended, .. } => Some(Input::DumpEnded(DumpEnd::Harmed(ended))),
             sandbox::Event::CriuEnded { job: CriuJob::Dump, ended, .. } => Some(self.dump_ended(ended)),
             sandbox::Event::CriuEnded { job: CriuJob::Restore, ended, root, .. } => Some(self.restored(ended, root)),

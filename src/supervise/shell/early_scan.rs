@@ -8,6 +8,7 @@ use super::event::{self, Event};
 use super::supervisor::Supervisor;
 use crate::host::scan::{self, Effect, Finding, Kind};
 use crate::htcondor::chirp::Attribute;
+use crate::journal::Record;
 use crate::sandbox::compat;
 use crate::supervise::machine::State;
 
@@ -41,8 +42,8 @@ impl Supervisor {
         }
         for finding in findings.iter().filter(|finding| !before.contains(&finding.kind)) {
             match finding.kind.effect() {
-                Effect::NotSaved => tracing::warn!("early word: the payload cannot be saved: {finding}"),
-                Effect::Lost => tracing::warn!("early word: {finding}"),
+                Effect::NotSaved => Record::EarlyWord(format!("the payload cannot be saved: {finding}")).tell(),
+                Effect::Lost => Record::EarlyWord(finding.to_string()).tell(),
             }
         }
         if now.is_empty() {

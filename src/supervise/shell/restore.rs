@@ -11,6 +11,7 @@ use crate::clock;
 use crate::criu::{command, log};
 use crate::exit::{Ended, Exit, Failure};
 use crate::htcondor::chirp::Attribute;
+use crate::journal::Record;
 use crate::sandbox::{ClockReadings, CriuJob, Request};
 use crate::supervise::machine::{Input, Unpacked};
 use crate::supervise::patience;
@@ -98,7 +99,7 @@ impl Supervisor {
         self.tree = Some(Tree { root, ..tree });
         self.tell_init(&Request::Adopt { main: tree.main });
         let seconds = self.started.elapsed().as_secs_f64();
-        tracing::info!(generation = self.generation, seconds, "the payload runs again");
+        Record::Restored { generation: self.generation, seconds }.tell();
         if self.launch.job.failed_restores() > 0 && !self.launch.from_previous {
             self.chirp.tell(Attribute::FailedRestores(0));
         }
