@@ -6,7 +6,7 @@ use std::fmt;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-/// Checkpoint exit code when the job ad names none: a requeue after a vacate (DESIGN.md, section 1).
+/// Checkpoint exit code when the job ad names none: a requeue after a vacate (docs/measurements.md, "The default exit code").
 pub const DEFAULT_CHECKPOINT_CODE: u8 = 85;
 
 /// How a process ended, as wait(2) tells it.

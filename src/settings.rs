@@ -20,7 +20,7 @@ use crate::sandbox::Network;
 use crate::sandbox::compat::Compat;
 use values::*;
 
-/// The OSPool's measured lower bound: at least 9 cpu hours lie between two lost attempts (docs/measurements.md).
+/// The OSPool's measured lower bound: at least 9 cpu hours lie between two lost attempts (docs/measurements.md, "Time between evictions").
 pub const MEAN_TIME_BETWEEN_EVICTIONS: Duration = Duration::from_secs(9 * 3600);
 /// The part of the time that checkpoints may cost.
 pub const SHARE_MAX: f64 = 0.05;

@@ -40,7 +40,7 @@ fn common(places: &Places<'_>, network: Network) -> Vec<String> {
         "-v2".into(),
         "--file-locks".into(),
         "--link-remap".into(),
-        // The comparison of processors is ours (portability-facts): criu's would refuse what runs and pass what dies.
+        // The comparison of processors is ours (docs/measurements.md, "Processors"): criu's would refuse what runs and pass what dies.
         "--cpu-cap=none".into(),
         // inotify watches are found by path below the job's directory
         "--force-irmap".into(),

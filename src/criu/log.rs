@@ -27,7 +27,7 @@ pub struct Cause {
 const NO_PIPE_MEMORY: &str = "Unable to set a pipe size";
 
 /// Text in the log, what it means, what to do. The first that matches wins: the special before the general.
-/// Source: criu-facts, section 12, each seen on CRIU 4.1.1 or 4.2.1.
+/// Source: docs/measurements.md, "CRIU's words".
 const KNOWN: &[(&str, &str, &str)] = &[
     (
         "send_fds failed (-22)",

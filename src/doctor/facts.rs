@@ -92,7 +92,7 @@ impl Facts {
                 Check::new("kernel", Status::No, format!("{detail} lacks CAP_CHECKPOINT_RESTORE (5.9)"))
                     .remedy("the administrator installs a newer kernel")
             }
-            // portability-facts, Kernels
+            // docs/measurements.md, "Kernels"
             (5, ..13) => Check::new(
                 "kernel",
                 Status::Limited,

@@ -2,7 +2,7 @@
 //!
 //! A program that chooses code by the processor it finds at its start keeps that choice in every checkpoint. So what it needs is
 //! decided before its exec, by the environment: each library that dispatches has a variable that bounds it. What follows was
-//! measured with glibc 2.36 and 2.41, OpenBLAS and NumPy 2.2 (portability-facts, Processors); the variables of MKL, oneDNN, PyTorch and
+//! measured with glibc 2.36 and 2.41, OpenBLAS and NumPy 2.2 (docs/measurements.md, "Processors"); the variables of MKL, oneDNN, PyTorch and
 //! OpenSSL are from their manuals. A program that asks cpuid itself is not bound by any of this; [`used_avx512`] sees one kind of
 //! it, and the supervisor refuses to believe a SIGILL on a lesser processor.
 

@@ -2,7 +2,7 @@
 //!
 //! Programs choose code by the processor they find when they start (glibc's string functions, OpenBLAS, numpy), and a checkpoint
 //! keeps the choice. CRIU checks next to nothing of that: a restore on a lesser processor succeeds, and the program dies by SIGILL
-//! some time later (portability-facts). So what the first processor offered is what the checkpoint needs.
+//! some time later (docs/measurements.md, "Processors"). So what the first processor offered is what the checkpoint needs.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -57,7 +57,7 @@ impl Job {
     pub fn checkpoint_code(&self) -> Option<u8> {
         let ad = self.ad.as_ref()?;
         // Submit sets it with the code, a transform does not. Without it the code would be the end of the job; without a code,
-        // a plain exit 0 would be "the checkpoint", and nobody wants that (htcondor-facts, section 1).
+        // a plain exit 0 would be "the checkpoint", and nobody wants that (docs/measurements.md, "HTCondor's checkpoint attributes").
         if ad.boolean("WantFTOnCheckpoint") != Some(true) {
             return None;
         }

@@ -1,5 +1,5 @@
 //! A stand-in for HTCondor's starter and access point: it makes scratch directories with a job ad and a machine ad, starts
-//! this very binary with `run`, evicts, and carries what HTCondor would carry (htcondor-facts, sections 2 and 3).
+//! this very binary with `run`, evicts, and carries what HTCondor would carry (docs/measurements.md, "What the starter carries").
 
 use std::ffi::OsString;
 use std::fs::{self, File};

@@ -50,7 +50,7 @@ impl ClockReadings {
 
 /// Enters a time namespace with these offsets. The process must be single-threaded and see itself in `/proc`. Entering
 /// it at once, instead of waiting for the first child, keeps posix_spawn working on kernels before 6.6
-/// (portability-facts, Clocks).
+/// (docs/measurements.md, "Clocks").
 pub(super) fn enter(offsets: ClockOffsets) -> Result<(), StepFailed> {
     let newtime = CloneFlags::from_bits_retain(CLONE_NEWTIME);
     step("make a time namespace", unshare(newtime))?;

@@ -19,7 +19,7 @@ pub(super) fn map(identity: &Identity) -> Result<(), StepFailed> {
     step(SetupStep::MapIdentity, io(fs::write("/proc/self/gid_map", gids)))
 }
 
-/// The capabilities, over the sandbox's own namespaces only, that criu needs there (criu-facts: section 2, item 3).
+/// The capabilities, over the sandbox's own namespaces only, that criu needs there (docs/measurements.md, "Capabilities that CRIU needs").
 /// CAP_SETUID above all must not be among them: with it, criu's restore tries an identity that is not mapped.
 fn needed_by_criu(network: Network) -> CapsHashSet {
     let mut needed = CapsHashSet::from([

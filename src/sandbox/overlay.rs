@@ -38,7 +38,7 @@ pub(super) fn lay(root: &Path, source: &OwnedFd, paths: &[PathBuf]) -> Result<()
 }
 
 /// `from` over what `to` shows. xino makes maps and stat(2) name the same device, without which CRIU cannot save again
-/// (criu-facts, section 6).
+/// (docs/measurements.md, "Overlays").
 fn overlay(top: &Path, from: &Path, to: &Path) -> Result<(), StepFailed> {
     let below = submounts(to);
     let (upper, lower) = (hold(from)?, hold(to)?);

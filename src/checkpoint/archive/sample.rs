@@ -43,7 +43,7 @@ pub enum Plan {
 }
 
 /// Bytes per second that an upload takes where nobody has set or measured it: 1 Gbit/s. Pools were seen to upload 1 GB at about
-/// 180 MB/s and 100 MB at 40 MB/s (htcondor-facts, section 10), and the access point's disk and network have all jobs' uploads to bear.
+/// 180 MB/s and 100 MB at 40 MB/s (docs/measurements.md, "The price of a restart in place"), and the access point's disk and network have all jobs' uploads to bear.
 pub const UPLOAD_RATE: f64 = 125e6;
 
 /// Nanoseconds of one processor for each byte that goes in. Measured with `cargo bench --bench archive` on an AMD EPYC of 2024; on a

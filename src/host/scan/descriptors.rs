@@ -10,7 +10,7 @@ use nix::sys::statfs::statfs;
 
 use super::Kind;
 
-/// Descriptors without a file that CRIU 4.2 saves without privilege (criu-facts, section 4).
+/// Descriptors without a file that CRIU 4.2 saves without privilege (docs/measurements.md, "What CRIU saves without privilege").
 const KNOWN: [&str; 7] = ["[eventpoll]", "[eventfd]", "[signalfd]", "[timerfd]", "inotify", "[fanotify]", "[pidfd]"];
 /// Protocols of sockets that it saves, as the kernel's socket file system names them (`system.sockprotoname`, a trusted name of the
 /// kernel's own protocol structure).

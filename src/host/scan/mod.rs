@@ -1,5 +1,5 @@
 //! The early word: what a dump of the payload would refuse, or save so that it comes back otherwise, seen in /proc while the payload runs
-//! and long before a dump is needed. Each kind is what was seen of the real CRIU (criu-facts, section 4): `tests/early.rs` compares.
+//! and long before a dump is needed. Each kind is what was seen of the real CRIU (docs/measurements.md, "What CRIU saves without privilege"): `tests/early.rs` compares.
 
 mod descriptors;
 mod mappings;

@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 /// What makes the dynamic linker bind all symbols at the start. Bound lazily, its resolver saves registers into an area
-/// whose size it read from the processor of the first host, and crashes on one with more registers (portability-facts).
+/// whose size it read from the processor of the first host, and crashes on one with more registers (docs/measurements.md, "Processors").
 const BIND_NOW: &str = "LD_BIND_NOW";
 /// Where programs put temporary files.
 const TEMPORARY: [&str; 3] = ["TMPDIR", "TMP", "TEMP"];

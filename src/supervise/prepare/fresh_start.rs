@@ -16,7 +16,7 @@ use crate::supervise::work::open_beneath;
 use crate::supervise::work::stdio::Stream;
 use crate::supervise::work::unpack::Opened;
 
-/// Directories that a starter makes and binds to the job's `/tmp` and `/var/tmp` (htcondor-facts, section 6).
+/// Directories that a starter makes and binds to the job's `/tmp` and `/var/tmp` (docs/measurements.md, "A job's directories").
 const HTCONDORS: [&str; 3] = ["tmp", "var", "var/tmp"];
 
 /// Empties the checkpoint and the streams, and removes what the earlier attempt is known to have written: what `before` carries, and

@@ -74,7 +74,7 @@ impl Supervisor {
 
     /// Seconds that the last checkpoint cost the payload; before the first, what a small one costs.
     fn last_cost(&self) -> f64 {
-        /// Measured on a real pool: exit 85 to running again takes 1 to 2 s for a small job (docs/measurements.md).
+        /// Measured on a real pool: exit 85 to running again takes 1 to 2 s for a small job (docs/measurements.md, "The price of a restart in place").
         const SMALL: f64 = 2.0;
         let frozen = self.last_cost.map_or(0.0, |cost| cost.frozen_seconds);
         self.history.gap_seconds.unwrap_or(frozen + SMALL)

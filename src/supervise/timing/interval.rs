@@ -52,7 +52,7 @@ pub fn margin(cost: Duration) -> Duration {
 /// Bytes per second of an upload, from the seconds between the end of a periodic checkpoint and the start of condor-criu in the same
 /// place. `None` if HTCondor's own work in that time, which is not known to the second, may have been most of it.
 pub fn upload_rate(bytes: u64, between: f64) -> Option<f64> {
-    /// Exit 85 to running again takes 1 to 2 s for a job with next to nothing to upload (htcondor-facts, section 10).
+    /// Exit 85 to running again takes 1 to 2 s for a job with next to nothing to upload (docs/measurements.md, "The price of a restart in place").
     const HTCONDORS: f64 = 1.5;
     let upload = between - HTCONDORS;
     (upload >= HTCONDORS && bytes > 0).then(|| bytes as f64 / upload)
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn an_upload_is_told_from_htcondors_own_second() {
-        // htcondor-facts, section 10: 1 GB in 7 s, a small job in 1 to 2 s.
+        // docs/measurements.md, "The price of a restart in place": 1 GB in 7 s, a small job in 1 to 2 s.
         let rate = upload_rate(1_000_000_000, 7.0).unwrap();
         assert!((1.7e8..1.9e8).contains(&rate), "{rate}");
         assert_eq!(upload_rate(1_000_000, 2.0), None);
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn daly_s_optimum_agrees_with_the_published_formula() {
-        // htcondor-facts, section 8: δ = 5 min; M = 24 h, 6 h, 15 min → 117, 57, 9.1 min
+        // docs/measurements.md, "Daly's formula": δ = 5 min; M = 24 h, 6 h, 15 min → 117, 57, 9.1 min
         let cost = Duration::from_secs(300);
         for (mean, minutes) in [(24.0 * 60.0, 117.0), (6.0 * 60.0, 57.0), (15.0, 9.1)] {
             let found = optimal_interval(cost, Duration::from_secs_f64(mean * 60.0), 0.99).as_secs_f64() / 60.0;

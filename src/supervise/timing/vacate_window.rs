@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::checkpoint::archive::Compression;
 
 /// Bytes a second that a dump without compression is taken to manage before one has been measured here: a busy disk. An assumption,
-/// and a low one: 1 GB/s were measured (criu-facts, section 8).
+/// and a low one: 1 GB/s were measured (docs/measurements.md, "Speed of packing").
 const UNMEASURED: f64 = 100e6;
 
 /// The last checkpoint, as far as it tells what the next one will take.
@@ -33,7 +33,7 @@ pub enum Fit {
     Not(Duration),
 }
 
-/// The time that a checkpoint takes, relative to one without compression. zstd:1 by criu-facts, section 8 (1 GiB of doubles, two
+/// The time that a checkpoint takes, relative to one without compression. zstd:1 by docs/measurements.md, "Speed of packing" (1 GiB of doubles, two
 /// threads: 2.38 s, 1.04 s without); the others by zstd 1.5.4 and gzip 1.12 on 147 MB of libraries and a float64 walk, one thread:
 /// 0.26 s for zstd:1, 0.38 for 3, 1.8 for 9, 51 for 19; gzip 1.8 for 1, 4.2 for 6, 11 for 9.
 pub fn effort(compression: Compression) -> f64 {
