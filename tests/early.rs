@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::process::Command;
 
-use common::local::{Bench, FIRST_USER, Host, Running};
+use common::local::{Bench, FIRST_USER, Host, Running, assert_code};
 use nix::sys::signal::Signal;
 
 const PAYLOAD: &str = include_str!("payloads/early.py");
@@ -165,4 +165,23 @@ fn what_is_no_longer_true_is_taken_back() {
     job.signal(Signal::SIGUSR1);
     job.until("condor-criu.log", "early word: nothing is in the way of a checkpoint any more").signal(Signal::SIGUSR2);
     job.until("condor-criu.log", "committed generation=1");
+}
+
+/// It was committed, and died by SIGSEGV at every restore.
+#[test]
+fn address_sanitizer_runs_and_is_refused_with_that_word() {
+    const SOURCE: &str = "#include <stdio.h>\n#include <unistd.h>\nint main(void) { puts(\"up\"); fflush(stdout); sleep(2); return 3; }\n";
+    let bench = Bench::new();
+    for (name, more) in [("dynamic", &[][..]), ("static", &["-static-libasan"][..])] {
+        let host = bench.host(name, FIRST_USER);
+        let source = host.write("asan.c", SOURCE);
+        let program = host.scratch.join("asan");
+        let mut gcc = std::process::Command::new("gcc");
+        gcc.arg("-fsanitize=address").args(more).arg("-o").arg(&program).arg(source);
+        assert!(gcc.status().unwrap().success());
+        let mut job = host.start(&["--", "./asan"]);
+        job.until_output("up").signal(nix::sys::signal::Signal::SIGUSR2);
+        job.until("condor-criu.log", "is built with AddressSanitizer");
+        assert_code(&host, job.end(), 3);
+    }
 }

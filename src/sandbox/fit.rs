@@ -74,8 +74,12 @@ pub(super) fn look(proc: &Path, root: i32) -> Option<Unfit> {
     if let Some(ended) = processes.iter().find(late) {
         return Some(Unfit::LateCode { pid: ended.pid, code: ended.exit_code >> 8 });
     }
-    // What has ended is the init's to reap. criu traces the tree.
-    let criu = tracer(proc, root);
+    // What has ended is the init's to reap. criu traces the tree, and may have been started by a script.
+    let mut criu = tracer(proc, root);
+    let parent = |pid: i32| processes.iter().find(|process| process.pid == pid).map(|process| process.parent);
+    while let Some(above) = criu.and_then(parent).filter(|above| *above > 1) {
+        criu = Some(above);
+    }
     let ours = |process: &&Process| {
         process.parent == 1 && process.pid != root && process.state != 'Z' && Some(process.pid) != criu
     };

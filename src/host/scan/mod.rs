@@ -42,6 +42,8 @@ pub enum Kind {
     SecretMemory,
     /// A memfd that is mapped shared while its descriptor is open.
     Memfd,
+    /// The shadow memory of AddressSanitizer.
+    AddressSanitizer,
     /// An eventfd with EFD_SEMAPHORE, which CRIU brings back without it.
     SemaphoreEventfd,
     /// A POSIX message queue that is open.
@@ -91,6 +93,7 @@ impl Kind {
             Kind::IoUring => "uses io_uring, which CRIU cannot save".into(),
             Kind::SecretMemory => "has secret memory (memfd_secret), which nobody can read".into(),
             Kind::Memfd => "maps a memfd whose descriptor is still open; CRIU would restore two memories that are no longer the same".into(),
+            Kind::AddressSanitizer => "is built with AddressSanitizer, whose shadow memory CRIU cannot restore".into(),
             Kind::SemaphoreEventfd => "has an eventfd with EFD_SEMAPHORE, which CRIU would restore without that flag".into(),
             Kind::MessageQueue => "has a POSIX message queue open, which CRIU cannot save".into(),
             Kind::Descriptor(name) => format!("has a descriptor of a kind that CRIU cannot save: {name}"),
@@ -124,6 +127,7 @@ impl Kind {
             Kind::IoUring => {
                 "turn io_uring off in the program; where it comes from libuv or libc's syscall(), set compat = \"on\""
             }
+            Kind::AddressSanitizer => "build it without -fsanitize=address",
             Kind::Memfd => "close the descriptor when it is mapped, or use a named file",
             Kind::Seccomp => "start the program without its own sandbox",
             Kind::Traced(_) => "run it without the debugger or tracer",
@@ -237,7 +241,7 @@ pub fn wrong_if_restored(proc: &Path) -> Option<String> {
     let mut kinds = BTreeSet::new();
     let processes = processes(proc);
     for process in &processes {
-        mappings::look_for_memfds(&process.path, &mut kinds);
+        mappings::look_for_wrong(&process.path, &mut kinds);
         descriptors::look_for_semaphores(&process.path, &mut kinds);
         restorable::look(proc, &process.path, &mut kinds);
         if let Some(kind) = kinds.pop_first() {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use elf::ElfStream;
-use elf::abi::{EM_X86_64, PT_INTERP};
+use elf::abi::{DT_NEEDED, EM_X86_64, PT_INTERP};
 use elf::endian::AnyEndian;
 use elf::file::Class;
 use nix::fcntl::{OFlag, openat};
@@ -25,6 +25,10 @@ const VARIABLE: &str = "LD_PRELOAD";
 const GLIBC_LOADER: &[u8] = b"/lib64/ld-linux-x86-64.so.2";
 /// Since this version all that the helper needs is in libc.so.6 itself (glibc's NEWS).
 const GLIBC: &[u8] = b"GLIBC_2.34";
+/// Names of sanitizers' libraries begin so, of gcc and of clang.
+const RUNTIMES: [&str; 6] = ["libasan.", "libtsan.", "liblsan.", "libhwasan.", "libclang_rt.asan", "libclang_rt.tsan"];
+/// What a program that has one in itself has as a symbol for libraries.
+const RUNTIME_SYMBOLS: [&str; 4] = ["__asan_init", "__tsan_init", "__msan_init", "__lsan_init"];
 /// Where libc.so.6 is on Debian-like and EL-like systems.
 const LIBC: [&str; 3] = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/usr/lib/libc.so.6"];
 /// fcntl(2); libc has no name for it.
@@ -67,6 +71,9 @@ pub fn refusal(program: &Path) -> Option<String> {
         Ok(None) => return Some(format!("{name} is not linked dynamically for x86-64")),
         Err(error) => return Some(format!("{name}: {error}")),
     }
+    if let Some(runtime) = sanitizer(&program).unwrap_or(None) {
+        return Some(format!("{name} has {runtime}, which wants to be the first"));
+    }
     let new = |path: &str| fs::read(path).is_ok_and(|bytes| bytes.windows(GLIBC.len()).any(|part| part == GLIBC));
     (!LIBC.into_iter().any(new)).then(|| "this host's glibc is older than 2.34".to_owned())
 }
@@ -90,6 +97,23 @@ fn loader(program: &Path) -> Result<Option<Vec<u8>>, elf::ParseError> {
         return Ok(None);
     };
     Ok(file.segment_data(&segment)?.split(|byte| *byte == 0).next().map(<[u8]>::to_vec))
+}
+
+/// The runtime of a sanitizer of gcc's or clang's that the program needs or has in itself: it ends the program if another library comes before it.
+fn sanitizer(program: &Path) -> Result<Option<String>, elf::ParseError> {
+    let mut file = ElfStream::<AnyEndian, _>::open_stream(File::open(program)?)?;
+    let needed: Vec<u64> = match file.dynamic()? {
+        Some(dynamic) => dynamic.iter().filter(|entry| entry.d_tag == DT_NEEDED).map(|entry| entry.d_val()).collect(),
+        None => return Ok(None),
+    };
+    let Some((symbols, strings)) = file.dynamic_symbol_table()? else { return Ok(None) };
+    let library = needed.into_iter().filter_map(|at| strings.get(usize::try_from(at).ok()?).ok());
+    let runtime = |name: &&str| RUNTIMES.iter().any(|runtime| name.starts_with(runtime));
+    if let Some(library) = library.into_iter().find(runtime) {
+        return Ok(Some(library.to_owned()));
+    }
+    let mut names = symbols.iter().filter_map(|symbol| strings.get(symbol.st_name as usize).ok());
+    Ok(names.find(|name| RUNTIME_SYMBOLS.contains(name)).map(|name| format!("a sanitizer's runtime ({name})")))
 }
 
 /// Puts the helper before whatever the environment preloads.
