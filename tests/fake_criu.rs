@@ -301,9 +301,9 @@ fn a_criu_that_is_killed_inside_the_payload_leaves_nothing_to_go_on_with() {
 
 #[test]
 fn criu_has_the_capabilities_that_it_needs_and_no_way_to_others() {
-    // CAP_DAC_OVERRIDE is 1, CAP_DAC_READ_SEARCH 2, CAP_NET_ADMIN 12, CAP_SYS_PTRACE 19, CAP_CHECKPOINT_RESTORE 40 (<linux/capability.h>).
+    // CAP_DAC_OVERRIDE is 1, CAP_DAC_READ_SEARCH 2, CAP_NET_ADMIN 12, CAP_NET_RAW 13, CAP_SYS_PTRACE 19, CAP_CHECKPOINT_RESTORE 40 (<linux/capability.h>).
     let always = (1_u64 << 1) | (1 << 2) | (1 << 19) | (1 << 40);
-    for (network, expected) in [("host", always), ("private", always | (1 << 12))] {
+    for (network, expected) in [("host", always), ("private", always | (1 << 12) | (1 << 13))] {
         let bench = Bench::new();
         let mut host = bench.host("host", FIRST_USER);
         host.write("seen", "");

@@ -34,6 +34,8 @@ fn needed_by_criu(network: Network) -> CapsHashSet {
     if network == Network::Private {
         // TCP repair mode
         needed.insert(Capability::CAP_NET_ADMIN);
+        // half-closed connections, which CRIU brings back by packets of its own
+        needed.insert(Capability::CAP_NET_RAW);
     }
     needed
 }
