@@ -16,7 +16,7 @@ use crate::clock::Boot;
 use crate::exit::{Exit, Failure};
 use crate::htcondor::chirp::Chirp;
 use crate::sandbox::{ClockOffsets, Request, Sandbox};
-use crate::supervise::machine::{End, Input, Machine, Moment};
+use crate::supervise::machine::{Action, End, Input, Machine, Moment};
 use crate::supervise::prepare::launch::Launch;
 use crate::supervise::work::relay::Relays;
 use crate::supervise::work::save::Saving;
@@ -39,6 +39,8 @@ pub struct Supervisor {
     pub(super) launch: Launch,
     pub(super) sandbox: Sandbox,
     pub(super) machine: Machine,
+    /// What the machine wants done before anything happens.
+    first: Vec<Action>,
     /// Inputs that follow from a deed, before anything else that happens.
     pub(super) follows: VecDeque<Input>,
     events: Receiver<Event>,
@@ -102,9 +104,10 @@ impl Supervisor {
     pub(super) fn new(parts: Parts) -> Supervisor {
         let Parts { launch, sandbox, events, sender, relays, inputs, chirp, advice } = parts;
         let opened = launch.opened.as_ref();
-        let (machine, _) = Machine::begin(launch.rules(), opened.is_some());
+        let (machine, first) = Machine::begin(launch.rules(), opened.is_some());
         Supervisor {
             machine,
+            first,
             follows: VecDeque::new(),
             events,
             sender,
@@ -136,9 +139,7 @@ impl Supervisor {
 
     /// Until there is an exit status.
     pub fn run(mut self) -> Ending {
-        let (machine, first) = Machine::begin(self.launch.rules(), self.launch.opened.is_some());
-        self.machine = machine;
-        let mut actions = VecDeque::from(first);
+        let mut actions = VecDeque::from(std::mem::take(&mut self.first));
         let end = loop {
             match self.do_all(&mut actions) {
                 Some(end) => break end,
@@ -149,7 +150,7 @@ impl Supervisor {
     }
 
     /// Does what is to be done, and what follows from that; the end, if it has come.
-    fn do_all(&mut self, actions: &mut VecDeque<crate::supervise::machine::Action>) -> Option<End> {
+    fn do_all(&mut self, actions: &mut VecDeque<Action>) -> Option<End> {
         loop {
             while let Some(action) = actions.pop_front() {
                 if let Some(end) = self.act(action) {
@@ -168,7 +169,7 @@ impl Supervisor {
     }
 
     /// Waits for the next thing that happens, or the next time that has come.
-    fn wait_for_more(&mut self) -> Vec<crate::supervise::machine::Action> {
+    fn wait_for_more(&mut self) -> Vec<Action> {
         let deadline = self.machine.deadline().and_then(|moment| self.started.checked_add(moment));
         let due = [deadline, self.plan.due(), self.early.due()].into_iter().flatten().min();
         let event = match due {
