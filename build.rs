@@ -1,6 +1,6 @@
 //! Compiles the seven freestanding pieces that the library embeds: the reaper (`src/sandbox/reaper/main.rs`), a program of one
 //! page, and six shared objects, the compatibility helper (`src/sandbox/compat/preload`) and criu's five helpers
-//! (`src/sandbox/helpers`). They are no cargo targets of their own: they must not be linked with libc or with the
+//! (`src/sandbox/criu_preload`). They are no cargo targets of their own: they must not be linked with libc or with the
 //! target's flags.
 
 use std::path::Path;
@@ -8,23 +8,23 @@ use std::process::Command;
 
 const REAPER: &str = "src/sandbox/reaper/main.rs";
 const COMPAT: &str = "src/sandbox/compat/preload";
-const HELPERS: &str = "src/sandbox/helpers";
-const BARE: &str = "src/sandbox/bare.rs";
+const CRIU_PRELOAD: &str = "src/sandbox/criu_preload";
+const FREESTANDING: &str = "src/sandbox/freestanding.rs";
 
 fn main() {
     println!("cargo:rerun-if-changed={REAPER}");
     println!("cargo:rerun-if-changed={COMPAT}");
-    println!("cargo:rerun-if-changed={HELPERS}");
-    println!("cargo:rerun-if-changed={BARE}");
+    println!("cargo:rerun-if-changed={CRIU_PRELOAD}");
+    println!("cargo:rerun-if-changed={FREESTANDING}");
     println!("cargo:rerun-if-changed=build.rs");
     let reaper = ["-C", "relocation-model=static", "-C", "target-feature=+crt-static", "-C", "link-arg=-static"];
     let layout = "-Wl,--build-id=sha1,-z,noseparate-code,-z,norelro";
     compile(REAPER, "reaper", "bin", "reaper", &reaper, layout);
     let shared = |name: &str| format!("-Wl,--build-id=sha1,-z,noseparate-code,-z,now,-soname,{name}");
     compile(&format!("{COMPAT}/lib.rs"), "compat", "cdylib", "compat.so", &[], &shared("compat.so"));
-    for name in ["devices", "drained", "held", "released", "touching"] {
+    for name in ["overlay_device", "drain_pipes", "held", "detach_dead", "mark_modified"] {
         let output = format!("{name}.so");
-        compile(&format!("{HELPERS}/{name}.rs"), name, "cdylib", &output, &[], &shared(&output));
+        compile(&format!("{CRIU_PRELOAD}/{name}.rs"), name, "cdylib", &output, &[], &shared(&output));
     }
 }
 

@@ -289,7 +289,7 @@ fn a_criu_that_is_killed_inside_the_payload_leaves_nothing_to_go_on_with() {
         let bench = Bench::new();
         let mut host = bench.host("host", FIRST_USER);
         let before = saved(&host);
-        fake(&mut host, &format!("dump) : >/.condor-criu/run/touching; {then} kill -KILL $$;;"));
+        fake(&mut host, &format!("dump) : >/.condor-criu/run/modifying; {then} kill -KILL $$;;"));
         let mut job = host.start(&SAVED);
         job.until("condor-criu.log", "the payload runs again").signal(Signal::SIGUSR2);
         assert_code(&host, job.end(), 75);

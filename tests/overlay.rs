@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use condor_criu::sandbox::helpers;
+use condor_criu::sandbox::criu_preload;
 
 /// For each file: the device by stat(2) of its name, by fstat(2), and by /proc/self/maps, and whether the inodes agree.
 const PROGRAM: &str = r#"
@@ -52,7 +52,7 @@ fn devices(helper: &str) -> Vec<(u64, u64, u64, bool)> {
 #[test]
 fn stat_names_the_device_of_the_mapping() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(file.path(), helpers::devices()).unwrap();
+    fs::write(file.path(), criu_preload::overlay_device()).unwrap();
     let path: &Path = file.path();
     let with = devices(path.to_str().unwrap());
     assert_eq!(with.len(), 3);

@@ -18,7 +18,7 @@ use condor_criu::checkpoint::streaming::{ArchiveSink, ArchiveSource};
 use condor_criu::criu::images::Rewrite;
 use condor_criu::criu::owners::Owner;
 use condor_criu::criu::stream::{Cancel, Capture, ImageSink, ImageWriter, Serve, StreamError};
-use condor_criu::sandbox::helpers;
+use condor_criu::sandbox::criu_preload;
 
 /// Lines that the payload writes, one every 50 ms.
 const LINES: usize = 40;
@@ -291,7 +291,7 @@ fn criu_goes_on(helper: &str) -> bool {
 #[test]
 fn criu_waits_until_memory_is_read() {
     let helper = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(helper.path(), helpers::drained()).unwrap();
+    std::fs::write(helper.path(), criu_preload::drain_pipes()).unwrap();
     assert!(!criu_goes_on(helper.path().to_str().unwrap()));
     // Without the helper it does not wait, or the test would show nothing.
     assert!(criu_goes_on(""));

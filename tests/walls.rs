@@ -86,13 +86,7 @@ fn imports() -> BTreeMap<Module, BTreeSet<Module>> {
         let name = path.file_stem().unwrap().to_str().unwrap();
         // Files of tests alone, and the freestanding pieces, which are crates of their own.
         let tests = name.ends_with("tests") || name == "simulation" || name == "table";
-        let own = [
-            "sandbox/reaper",
-            "sandbox/helpers",
-            "sandbox/criu_preload",
-            "sandbox/compat/preload",
-            "sandbox/freestanding.rs",
-        ];
+        let own = ["sandbox/reaper", "sandbox/criu_preload", "sandbox/compat/preload", "sandbox/freestanding.rs"];
         if (tests && path.to_str().unwrap().contains("machine")) || name.ends_with("tests") {
             continue;
         }

@@ -58,7 +58,7 @@ fn common(places: &Places<'_>, network: Network) -> Vec<String> {
 }
 
 /// The socket at which criu waits, in the images directory, while the checkpoint is committed, or before what it has restored runs
-/// (`sandbox/helpers/held.rs`).
+/// (`sandbox/criu_preload/held.rs`).
 pub const HELD: &str = "held.sock";
 
 /// Saves the tree below `root`. criu holds it until it is told to let it go on.

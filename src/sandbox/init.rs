@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use super::message::{CriuJob, CriuRefusal, Event, Request, receive, send};
 use super::plan::{PIDFILE, Plan};
 use super::step::{StepFailed, step};
-use super::{clock, helpers, identity, mounts, network, spawn};
+use super::{clock, criu_preload, identity, mounts, network, spawn};
 use crate::exit::Ended;
 
 struct Init {
@@ -126,7 +126,7 @@ impl Init {
                 if let Some(objects) = sysv_objects().filter(|_| job == CriuJob::Dump) {
                     return self.say(&Event::Refused(CriuRefusal::SysvObjects(objects)));
                 }
-                helpers::forget();
+                criu_preload::forget();
                 match spawn::criu(&self.plan, job, &args, &self.criu_output()) {
                     Ok(pid) => {
                         self.criu = Some((pid, job));
@@ -162,7 +162,7 @@ impl Init {
             let Some((pid, ended)) = wait_any()? else { return Ok(()) };
             if self.root == Some(pid) {
                 self.root = None;
-                if self.criu.is_some_and(|(_, job)| job == CriuJob::Dump) && helpers::touching() {
+                if self.criu.is_some_and(|(_, job)| job == CriuJob::Dump) && criu_preload::is_modifying() {
                     self.ended_in_dump = Some(ended);
                 } else {
                     self.say(&Event::PayloadEnded(ended))?;
@@ -190,7 +190,7 @@ impl Init {
             let _ = spawn::continue_pids_after(highest.max(spawn::PID_BEFORE_ROOT));
             self.root = root.map(Pid::from_raw);
         }
-        let harmed = job == CriuJob::Dump && matches!(ended, Ended::Signaled(_)) && helpers::touching();
+        let harmed = job == CriuJob::Dump && matches!(ended, Ended::Signaled(_)) && criu_preload::is_modifying();
         // One that was killed has perhaps been the end of the tree, too.
         if let Some(own) = self.ended_in_dump.take().filter(|_| !harmed) {
             self.say(&Event::PayloadEnded(own))?;

@@ -12,8 +12,8 @@
 
 mod clock;
 pub mod compat;
+pub mod criu_preload;
 mod fit;
-pub mod helpers;
 mod identity;
 mod init;
 mod message;

@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, pivot_root};
 
 use super::compat::COMPAT;
-use super::helpers;
+use super::criu_preload;
 use super::mounting::{NONE, bind, directory, hold, tmpfs};
 use super::overlay;
 use super::plan::{CALLS, CRIU_DIR, LAID_DIR, OUR_ROOT, Plan, REAPER, RUN_DIR};
@@ -110,7 +110,7 @@ fn ours(root: &Path, plan: &Plan, criu: &OwnedFd) -> Result<(), StepFailed> {
     bind(criu, &at(CRIU_DIR), "bind criu")?;
     tmpfs(&at(RUN_DIR), "mode=0700")?;
     write(&at(REAPER), "the reaper", &plan.reaper)?;
-    helpers::install(|path, what, content| write(&at(path), what, content))?;
+    criu_preload::install(|path, what, content| write(&at(path), what, content))?;
     if let Some(calls) = &plan.calls {
         write(&at(CALLS), "the interrupted calls", calls)?;
     }

@@ -108,7 +108,7 @@ pub struct Plan {
     pub reaper: Vec<u8>,
     /// The compatibility helper, if the payload has it: ours, or the one that the checkpoint carries.
     pub compat: Option<Vec<u8>>,
-    /// The system calls that the dump interrupted, if this is a restore: `helpers/calls`.
+    /// The system calls that the dump interrupted, if this is a restore: `criu_preload/calls`.
     pub calls: Option<Vec<u8>>,
     /// The host's files that are laid over this host's: absolute paths inside, their content below [`LAID_DIR`].
     pub laid: Vec<PathBuf>,

@@ -20,10 +20,10 @@ use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, 
 use super::message::{CriuJob, Event};
 use super::plan::{Command, FIRST_PID, Plan, REAPER};
 use super::step::{SetupStep, StepFailed, io, step};
-use super::{helpers, identity};
+use super::{criu_preload, identity};
 
 /// The reaper's pid is the one after. criu takes the low ones when it restores in the same pid namespace; after a
-/// wrap the kernel begins again at 300 (RESERVED_PIDS), so that what is above stays free of its helpers.
+/// wrap the kernel begins again at 300 (RESERVED_PIDS), so that what is above stays free of its criu_preload.
 pub(super) const PID_BEFORE_ROOT: i32 = FIRST_PID as i32 - 1;
 /// Where programs are looked for if the job has no PATH, as HTCondor starts it.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -264,7 +264,7 @@ fn become_criu(
     let environment = [
         CString::from(c"PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
         text(format!("XDG_RUNTIME_DIR={}", super::plan::RUN_DIR).as_bytes()),
-        text(helpers::preload(job).as_bytes()),
+        text(criu_preload::preload(job).as_bytes()),
     ];
     let program = command.first().cloned().unwrap_or_default();
     match execve(&program, &command, &environment) {

@@ -62,8 +62,6 @@ pub enum Condition {
     Uploading,
     /// A file in its scratch directory contains this text.
     Scratch(&'static str, String),
-    /// It has left its host and waits for another one.
-    Idle,
     /// It is held.
     Held,
     /// It has ended by itself.
@@ -237,7 +235,6 @@ impl<'p> Job<'p> {
                 State::Running(host) => self.scratch(*host, file).is_some_and(|found| found.contains(text.as_str())),
                 _ => false,
             },
-            Condition::Idle => *state == State::Idle,
             Condition::Held => matches!(state, State::Held(_)),
             Condition::Done => *state == State::Done,
             Condition::Removed => *state == State::Removed,
@@ -298,10 +295,17 @@ impl<'p> Job<'p> {
         self.pool.ask(Host::Ap, USER, &["condor_hold", &self.cluster]);
     }
 
-    /// Releases it.
+    /// Releases it. The user log tells of it a little later than `condor_release` ends: until then the job looks held.
     #[track_caller]
     pub fn release(&self) {
+        let released = |job: &Self| job.count(|event| event.code == 13);
+        let before = released(self);
         self.pool.ask(Host::Ap, USER, &["condor_release", &self.cluster]);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while released(self) == before {
+            assert!(Instant::now() < deadline, "job {} is not released\n{}", self.cluster, self.log_text());
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Removes it.

@@ -17,6 +17,7 @@
 //! one frame), [`writer`], [`stream`], [`reader`], [`member`], [`extract`].
 
 pub mod codec;
+mod dedup;
 pub mod error;
 pub mod extract;
 pub mod filter;
@@ -35,7 +36,6 @@ mod shared;
 pub mod stream;
 mod tail;
 mod tarhead;
-mod twins;
 mod work;
 pub mod writer;
 

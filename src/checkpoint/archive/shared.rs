@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::Sender;
 
+use super::dedup::Originals;
 use super::error::ArchiveError;
 use super::flush::Flusher;
 use super::format::{self, Digest, INDEX};
@@ -17,7 +18,6 @@ use super::lock::lock;
 use super::meta::Meta;
 use super::part::Part;
 use super::tarhead::{self, Head};
-use super::twins::Twins;
 use crate::name::Name;
 
 /// Content of a full chunk in bytes, and about the size of a batch of small members. Measured on 1 GiB of doubles:
@@ -84,7 +84,7 @@ pub(super) struct Shared {
     batch: Mutex<Batch>,
     /// Headers of links to chunks that were stored before.
     pub links: Mutex<Vec<u8>>,
-    pub twins: Twins,
+    pub originals: Originals,
     /// Full-size chunk buffers that are free.
     pool: Mutex<Vec<Vec<u8>>>,
     pool_size: usize,
@@ -114,7 +114,7 @@ impl Shared {
             table: Mutex::new(Table { end: opening.len() as u64, ..Table::default() }),
             batch: Mutex::default(),
             links: Mutex::default(),
-            twins: Twins::default(),
+            originals: Originals::default(),
             pool: Mutex::default(),
             pool_size: 2 * threads + 2,
             pending: AtomicU64::new(0),
@@ -222,7 +222,7 @@ impl Shared {
         Ok(part.number().map_or_else(|| name.clone(), |number| tarhead::chunk_name(name, number)))
     }
 
-    /// A frame that has been written, and where it begins. Counts from the first frame on: it is asked for by chunks that have a twin.
+    /// A frame that has been written, and where it begins. Counts from the first frame on: it is asked for by chunks that equal an earlier one.
     pub fn frame(&self, number: u32) -> Option<(u64, Frame)> {
         let opening = format::opening(self.compression.container()).len() as u64;
         let table = lock(&self.table);

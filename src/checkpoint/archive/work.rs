@@ -68,11 +68,13 @@ impl Worker<'_> {
         }
         let shared = self.shared;
         let (member, name) = (part.member as usize, shared.name_of(part)?);
-        let print = super::twins::print(content);
+        let print = super::dedup::print(content);
         let look_up = |number| shared.frame(number);
-        if let Some((twin, extent)) = shared.twins.find(print, content, &shared.out, look_up, &mut self.decoder)? {
+        if let Some((original, extent)) =
+            shared.originals.find(print, content, &shared.out, look_up, &mut self.decoder)?
+        {
             shared.set_extent(member, slot, extent);
-            let target = shared.name_of(twin)?;
+            let target = shared.name_of(original)?;
             let mut links = lock(&shared.links);
             return shared.head(member, &name, 0, Some(&target), &mut links);
         }
@@ -86,7 +88,7 @@ impl Worker<'_> {
         if part.number().is_none() {
             shared.set_whole(member);
         }
-        shared.twins.remember(print, part, number);
+        shared.originals.remember(print, part, number);
         Ok(())
     }
 }

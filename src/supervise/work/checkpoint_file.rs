@@ -17,7 +17,7 @@ pub const REAPER: &str = "sandbox/reaper";
 pub const COMPAT: &str = "sandbox/compat.so";
 /// Bytes of one of these at most; ours have some pages.
 pub const HELPER_MAX: u64 = 1024 * 1024;
-/// The system calls that the dump has interrupted, if there are any; see `sandbox/helpers/calls`.
+/// The system calls that the dump has interrupted, if there are any; see `sandbox/criu_preload/calls`.
 pub const CALLS: &str = "sandbox/calls";
 
 /// What is saved while criu holds the tree.

@@ -14,8 +14,8 @@
 #![no_std]
 #![allow(unsafe_code)]
 
-#[path = "../../bare.rs"]
-mod bare;
+#[path = "../../freestanding.rs"]
+mod freestanding;
 mod exec;
 mod hide;
 mod raw;

@@ -3,7 +3,7 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-pub use crate::bare::{answer, call, last_error};
+pub use crate::freestanding::{answer, call, last_error};
 
 pub const SYS_OPEN: usize = 2;
 pub const SYS_CLOSE: usize = 3;

@@ -1,6 +1,6 @@
 //! ptrace(2) for the helpers that stand before libc's.
 
-use crate::bare::{call, set_error};
+use crate::freestanding::{call, set_error};
 
 const SYS_PTRACE: usize = 101;
 /// PTRACE_PEEKTEXT to PTRACE_PEEKUSER, of which libc returns what the kernel writes.

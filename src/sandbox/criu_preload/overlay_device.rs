@@ -7,10 +7,10 @@
 #![no_std]
 #![allow(unsafe_code)]
 
-#[path = "../bare.rs"]
-mod bare;
+#[path = "../freestanding.rs"]
+mod freestanding;
 
-use bare::{answer, call};
+use freestanding::{answer, call};
 
 const SYS_READ: usize = 0;
 const SYS_CLOSE: usize = 3;

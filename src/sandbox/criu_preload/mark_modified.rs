@@ -5,8 +5,8 @@
 #![no_std]
 #![allow(unsafe_code)]
 
-#[path = "../bare.rs"]
-mod bare;
+#[path = "../freestanding.rs"]
+mod freestanding;
 mod calls;
 mod leave;
 mod trace;
@@ -14,7 +14,7 @@ mod trace;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use bare::{answer, call};
+use freestanding::{answer, call};
 use leave::leave;
 use trace::{PTRACE_DETACH, trace};
 
@@ -29,9 +29,9 @@ const PTRACE_INTERRUPT: u32 = 0x4207;
 const NT_PRSTATUS: usize = 1;
 
 /// In a place that only criu and the init write to.
-const FILE: &CStr = c"/.condor-criu/run/touching";
+const FILE: &CStr = c"/.condor-criu/run/modifying";
 /// Whether it is there.
-static TOUCHED: AtomicBool = AtomicBool::new(false);
+static MARK: AtomicBool = AtomicBool::new(false);
 
 /// ptrace(2). criu lets the first process go when it has put everything back in all of them.
 ///
@@ -71,13 +71,13 @@ pub unsafe extern "C" fn ptrace(request: u32, pid: i32, address: usize, data: us
 }
 
 fn touch() {
-    if !TOUCHED.swap(true, Ordering::Relaxed) {
+    if !MARK.swap(true, Ordering::Relaxed) {
         leave(FILE);
     }
 }
 
 fn put_back() {
-    if TOUCHED.swap(false, Ordering::Relaxed) {
+    if MARK.swap(false, Ordering::Relaxed) {
         // SAFETY: a path that ends with a zero byte.
         unsafe { call(SYS_UNLINK, [FILE.as_ptr() as usize, 0, 0, 0, 0]) };
     }

@@ -5,12 +5,12 @@
 #![no_std]
 #![allow(unsafe_code)]
 
-#[path = "../bare.rs"]
-mod bare;
+#[path = "../freestanding.rs"]
+mod freestanding;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use bare::{answer, call, call6};
+use freestanding::{answer, call, call6};
 
 const SYS_CLOSE: usize = 3;
 const SYS_IOCTL: usize = 16;

@@ -6,12 +6,12 @@
 #![no_std]
 #![allow(unsafe_code)]
 
-#[path = "../bare.rs"]
-mod bare;
+#[path = "../freestanding.rs"]
+mod freestanding;
 mod calls;
 mod trace;
 
-use bare::{answer, call};
+use freestanding::{answer, call};
 use trace::{PTRACE_DETACH, trace};
 
 const SYS_GETPPID: usize = 110;

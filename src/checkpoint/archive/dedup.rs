@@ -18,24 +18,24 @@ use super::tarhead::padding;
 
 /// A chunk that is in the file. There is one for each MiB, so it has nothing that the table has too.
 #[derive(Clone, Copy)]
-struct Twin {
+struct Original {
     part: Part,
     frame: u32,
 }
 
 /// Chunks by fingerprint. Of several with one fingerprint the first is kept: they are equal, or a collision that costs one comparison.
 #[derive(Default)]
-pub(super) struct Twins(Mutex<HashMap<u64, Twin>>);
+pub(super) struct Originals(Mutex<HashMap<u64, Original>>);
 
 /// Chunks that are remembered at most: 64 GiB of them, some 3 MiB of memory.
 const MOST: usize = 1 << 16;
 
-impl Twins {
+impl Originals {
     /// Keeps a chunk that has a frame of its own.
     pub fn remember(&self, print: u64, part: Part, frame: u32) {
         let mut seen = lock(&self.0);
         if seen.len() < MOST {
-            seen.entry(print).or_insert(Twin { part, frame });
+            seen.entry(print).or_insert(Original { part, frame });
         }
     }
 
@@ -49,8 +49,8 @@ impl Twins {
         look_up: impl FnOnce(u32) -> Option<(u64, Frame)>,
         decoder: &mut Option<Decoder>,
     ) -> Result<Option<(Part, Extent)>, ArchiveError> {
-        let Some(twin) = lock(&self.0).get(&print).copied() else { return Ok(None) };
-        let Some((offset, frame)) = look_up(twin.frame) else { return Ok(None) };
+        let Some(original) = lock(&self.0).get(&print).copied() else { return Ok(None) };
+        let Some((offset, frame)) = look_up(original.frame) else { return Ok(None) };
         // Its content ends its frame, but for the padding.
         let len = content.len();
         let Some(from) = (frame.decoded as usize).checked_sub(len + padding(len)) else { return Ok(None) };
@@ -64,8 +64,8 @@ impl Twins {
             None => decoder.insert(Decoder::new()?),
         };
         decoder.decode(&frame, &stored, &mut decoded)?;
-        let extent = Extent::Data { frame: twin.frame, at: from as u32, len: len as u32 };
-        Ok((decoded.get(from..from + len) == Some(content)).then_some((twin.part, extent)))
+        let extent = Extent::Data { frame: original.frame, at: from as u32, len: len as u32 };
+        Ok((decoded.get(from..from + len) == Some(content)).then_some((original.part, extent)))
     }
 }
 

@@ -7,7 +7,7 @@
 use core::ffi::CStr;
 
 use super::table::{self, Call};
-use crate::bare::call;
+use crate::freestanding::call;
 
 const SYS_READ: usize = 0;
 const SYS_WRITE: usize = 1;

@@ -6,7 +6,7 @@ use core::cell::UnsafeCell;
 use super::table::{Call, NEVER, Timeout, by_place};
 use super::text::{Path, field, number, read};
 use super::{RESTART_SYSCALL, now};
-use crate::bare::call;
+use crate::freestanding::call;
 
 const SYS_SCHED_YIELD: usize = 24;
 const SYS_SCHED_SETAFFINITY: usize = 203;

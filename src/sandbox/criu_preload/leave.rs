@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 
-use crate::bare::call;
+use crate::freestanding::call;
 
 const SYS_OPEN: usize = 2;
 const SYS_CLOSE: usize = 3;

@@ -2,7 +2,7 @@
 
 use super::table::{self, Call, NEVER, Timeout};
 use super::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTNOINTR, ERESTARTSYS, SECOND, now, waits_for_ever};
-use crate::bare::call;
+use crate::freestanding::call;
 use crate::trace::trace;
 
 const SYS_WAIT4: usize = 61;

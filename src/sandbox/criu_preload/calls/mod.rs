@@ -19,7 +19,7 @@ mod text;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::bare::call;
+use crate::freestanding::call;
 use asleep::Note;
 pub use restart::{Registers, let_go};
 use table::{Call, NEVER, Slot, Timeout};

@@ -6,12 +6,12 @@
 #![no_std]
 #![allow(unsafe_code)]
 
-#[path = "../bare.rs"]
-mod bare;
+#[path = "../freestanding.rs"]
+mod freestanding;
 
 use core::ffi::CStr;
 
-use bare::call;
+use freestanding::call;
 
 const SYS_READ: usize = 0;
 const SYS_CLOSE: usize = 3;
@@ -33,8 +33,8 @@ const EINTR: isize = -4;
 const GO_ON: usize = 77;
 /// The end of the script's path, `criu::command::HELD`.
 const NAME: &[u8] = b"/held.sock";
-/// In a place that only criu and the init write to; see `touching.rs`. While criu waits, everything has been put back in the tasks.
-const TOUCHED: &CStr = c"/.condor-criu/run/touching";
+/// In a place that only criu and the init write to; see `mark_modified.rs`. While criu waits, everything has been put back in the tasks.
+const MARK: &CStr = c"/.condor-criu/run/modifying";
 
 unsafe extern "C" {
     // glibc and musl both have these.
@@ -79,7 +79,7 @@ pub unsafe extern "C" fn execvp(file: *const u8, arguments: *const *const u8) ->
         call(SYS_GETPPID, [0; 5])
     };
     // SAFETY: a path that ends with a zero byte.
-    unsafe { call(SYS_UNLINK, [TOUCHED.as_ptr() as usize, 0, 0, 0, 0]) };
+    unsafe { call(SYS_UNLINK, [MARK.as_ptr() as usize, 0, 0, 0, 0]) };
     // The sandbox's init is nobody's helper: it adopts what criu leaves.
     if parent != 1 {
         wait_at(path);
