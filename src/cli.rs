@@ -194,6 +194,9 @@ pub struct SettingsFlags {
     /// Threads for packing; 0 means as many as the slot has cpus
     #[arg(long, value_name = "N")]
     pub threads: Option<String>,
+    /// How condor-criu.log is written: text or json
+    #[arg(long, value_name = "HOW")]
+    pub log_format: Option<String>,
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -216,6 +219,7 @@ impl SettingsFlags {
             ("on_unrestorable", self.on_unrestorable),
             ("foreign", self.foreign),
             ("threads", self.threads),
+            ("log_format", self.log_format),
             ("log_level", self.log_level),
         ];
         let values = given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));

@@ -16,6 +16,7 @@ use crate::exit::Failure;
 use crate::host::baseline::{self, Baseline};
 use crate::host::privilege::Mode;
 use crate::htcondor::{ClassAd, Job};
+use crate::journal::LogFormat;
 use crate::sandbox::Network;
 use crate::sandbox::compat::Compat;
 use values::*;
@@ -51,6 +52,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("checkpoint_signals", "signals that mean: save and go on"),
     ("dump_timeout", "how long criu may take to save: a duration"),
     ("restore_timeout", "how long criu may take to restore: a duration"),
+    ("log_format", "\"text\" or \"json\": how condor-criu.log is written"),
     ("log_level", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
 ];
 
@@ -147,6 +149,8 @@ pub struct Settings {
     pub dump_timeout: Option<Duration>,
     /// See [`KEYS`]; `None` means by the size of the checkpoint.
     pub restore_timeout: Option<Duration>,
+    /// See [`KEYS`].
+    pub log_format: LogFormat,
     /// See [`KEYS`].
     pub log_level: tracing::Level,
 }
@@ -257,6 +261,7 @@ fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
         checkpoint_signals: read.get("checkpoint_signals", signals)?.unwrap_or(checkpoint_signals),
         dump_timeout: read.get("dump_timeout", duration)?,
         restore_timeout: read.get("restore_timeout", duration)?,
+        log_format: read.get("log_format", log_format)?.unwrap_or_default(),
         log_level: read
             .get("log_level", |text| text.parse().map_err(|_| "not a level of the log".into()))?
             .unwrap_or(tracing::Level::INFO),
@@ -337,6 +342,7 @@ mod tests {
             ("compression", "lzma"),
             ("keep", "3"),
             ("on_unrestorable", "retry"),
+            ("log_format", "xml"),
             ("upload_rate", "0"),
             ("upload_rate", "fast"),
             ("upload_rate", "10 Mbit"),

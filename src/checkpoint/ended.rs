@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Ended;
+use crate::journal::{self, LogFormat};
 
 /// Bytes; a line that is longer is no such line.
 const MOST: u64 = 1024;
@@ -19,9 +20,8 @@ const MOST: u64 = 1024;
 /// A payload may have put anything in the log's place: a link is not followed, a named pipe not waited for.
 const PLAIN: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
-/// The line, as JSON.
+/// The line, as JSON whatever the form of the others is; among lines of JSON it also has what each of those has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EndRecord {
     /// Which job: another one that finds this log in its way is not meant.
     pub condor_criu_job: String,
@@ -45,16 +45,20 @@ impl EndRecord {
     }
 
     /// Makes it the last line.
-    pub fn append(&self, path: &Path) -> io::Result<()> {
-        let mut line = serde_json::to_vec(self)?;
-        line.push(b'\n');
-        fs::File::options().append(true).custom_flags(PLAIN).open(path)?.write_all(&line)
+    pub fn append(&self, path: &Path, format: LogFormat) -> io::Result<()> {
+        let line = match (format, serde_json::to_value(self)?) {
+            (LogFormat::Json, serde_json::Value::Object(own)) => journal::object("INFO", "the program has ended", own)?,
+            (_, own) => own.to_string(),
+        };
+        let mut log = fs::File::options().append(true).custom_flags(PLAIN).open(path)?;
+        log.write_all(format!("{line}\n").as_bytes())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Line;
 
     #[test]
     fn it_is_read_back_and_nothing_else_is_taken_for_it() {
@@ -65,9 +69,14 @@ mod tests {
         for before in ["", "a line\n", &"long line ".repeat(1000), "half a line"] {
             fs::write(&path, before).unwrap();
             assert_eq!(EndRecord::read(&path), None, "{before}");
-            fs::write(&path, before.to_owned() + "\n").unwrap();
-            record.append(&path).unwrap();
-            assert_eq!(EndRecord::read(&path).as_ref(), Some(&record));
+            for format in [LogFormat::Text, LogFormat::Json] {
+                fs::write(&path, before.to_owned() + "\n").unwrap();
+                record.append(&path, format).unwrap();
+                assert_eq!(EndRecord::read(&path).as_ref(), Some(&record));
+                let written = fs::read_to_string(&path).unwrap();
+                let last = written.lines().last().unwrap();
+                assert_eq!(Line::parse(last).is_some(), format == LogFormat::Json, "{last}");
+            }
             fs::write(&path, fs::read_to_string(&path).unwrap() + "a later line\n").unwrap();
             assert_eq!(EndRecord::read(&path), None);
         }

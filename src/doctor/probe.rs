@@ -107,7 +107,7 @@ pub fn probe(place: &Path, name: &str, flags: &[String], deadline: Instant) -> R
                 success.bytes = bytes;
             }
             Record::Restored { seconds, .. } => success.restore_seconds = seconds,
-            Record::Error(_) | Record::EarlyWord(_) => {}
+            _ => {}
         }
     }
     Ok(success)

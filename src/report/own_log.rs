@@ -3,24 +3,22 @@
 use std::time::UNIX_EPOCH;
 
 use super::model::{Checkpoint, Job, Kind, Stretch};
-use crate::journal::Record;
+use crate::journal::{Line, Record};
 
 /// The checkpoints in a log, each with the job that the log names (`12.0`; empty outside HTCondor).
 pub fn checkpoints(text: &str) -> Vec<(String, Checkpoint)> {
     let mut job = String::new();
     let mut found = Vec::new();
-    for line in text.lines() {
-        if let Some(name) = started(line) {
-            job = name.to_owned();
-        }
-        let at = line.split(' ').next().and_then(|time| humantime::parse_rfc3339(time).ok());
-        let at = at.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|since| since.as_secs_f64());
-        if let (Some(at), Some(Record::Committed { generation, reason, frozen_seconds, commit_seconds, bytes })) =
-            (at, Record::parse(line))
-        {
-            let checkpoint =
-                Checkpoint { at, generation, reason, bytes, frozen: frozen_seconds, commit: commit_seconds };
-            found.push((job.clone(), checkpoint));
+    for Line { time, record } in text.lines().filter_map(Line::parse) {
+        let at = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|since| since.as_secs_f64());
+        match (at, record) {
+            (_, Some(Record::Started { job: name, .. })) => job = name,
+            (Some(at), Some(Record::Committed { generation, reason, frozen_seconds, commit_seconds, bytes })) => {
+                let checkpoint =
+                    Checkpoint { at, generation, reason, bytes, frozen: frozen_seconds, commit: commit_seconds };
+                found.push((job.clone(), checkpoint));
+            }
+            _ => {}
         }
     }
     found
@@ -28,13 +26,7 @@ pub fn checkpoints(text: &str) -> Vec<(String, Checkpoint)> {
 
 /// Whether a text is a log of ours.
 pub fn is_ours(text: &str) -> bool {
-    text.lines().take(5).any(|line| started(line).is_some())
-}
-
-/// The job in the line that begins a life.
-fn started(line: &str) -> Option<&str> {
-    let rest = line.split_once(" INFO starting version=")?.1;
-    rest.split_once("job=\"")?.1.split('"').next()
+    text.lines().take(5).any(|line| matches!(Record::parse(line), Some(Record::Started { .. })))
 }
 
 /// Adds a checkpoint to its job: the time that the program stood still is cut out of its running, or of the upload that followed, whose

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use super::{CarryFiles, Interval, OnUnrestorable};
 use crate::checkpoint::archive::Compression;
 use crate::htcondor::job::parse_signal;
+use crate::journal::LogFormat;
 use crate::sandbox::Network;
 use crate::sandbox::compat::Compat;
 
@@ -55,6 +56,14 @@ pub fn compat(text: &str) -> Result<Compat, String> {
         "on" => Ok(Compat::On),
         "off" => Ok(Compat::Off),
         _ => Err("none of \"auto\", \"on\" and \"off\"".into()),
+    }
+}
+
+pub fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("neither \"text\" nor \"json\"".into()),
     }
 }
 

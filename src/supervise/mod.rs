@@ -96,7 +96,7 @@ fn tell_the_end(job: &Job, ended: Option<Ended>) {
     chirp.finish();
     let Some(ended) = ended else { return };
     let record = EndRecord { condor_criu_job: id, ended, attempt: job.attempt() };
-    if let Err(error) = record.append(&job.scratch.join(journal::NAME)) {
+    if let Err(error) = record.append(&job.scratch.join(journal::NAME), journal::format()) {
         tracing::warn!("cannot tell the payload's end: {error}");
     }
 }

@@ -8,7 +8,7 @@ use crate::checkpoint::ended::EndRecord;
 use crate::checkpoint::{self, Place, commit, tree};
 use crate::exit::Failure;
 use crate::htcondor::Job;
-use crate::journal;
+use crate::journal::{self, Record};
 use crate::settings::Settings;
 
 /// What there is in the scratch directory.
@@ -48,7 +48,8 @@ impl Found {
         found.lock = lock::lock(&found.job.scratch)?;
         // The last line of an earlier life, before we add to it.
         let told = EndRecord::read(&found.job.scratch.join(journal::NAME));
-        journal::open(&found.job.scratch, found.settings.log_level).map_err(|error| found.unwritable(error))?;
+        journal::open(&found.job.scratch, found.settings.log_level, found.settings.log_format)
+            .map_err(|error| found.unwritable(error))?;
         say_where(&found.job, &found.settings);
         placeholders::remove(&found.job);
         found.told = told.filter(|record| found.job.unique_id().as_ref() == Some(&record.condor_criu_job));
@@ -77,7 +78,12 @@ impl Found {
 
 /// Says in the log, and on a terminal also there, what is missing outside HTCondor.
 fn say_where(job: &Job, settings: &Settings) {
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), scratch = %job.scratch.display(), job = job.id().unwrap_or_default(), "starting");
+    let started = Record::Started {
+        version: env!("CARGO_PKG_VERSION").into(),
+        scratch: job.scratch.display().to_string(),
+        job: job.id().unwrap_or_default(),
+    };
+    started.tell();
     tracing::debug!("{settings:?}");
     let note = match (job.under_htcondor(), job.checkpoint_code()) {
         (false, _) => {
