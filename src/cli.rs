@@ -5,6 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::host::baseline::Baseline;
+use crate::host::privilege::Mode;
+use crate::journal::LogFormat;
+use crate::sandbox::compat::Compat;
+use crate::settings::OnUnrestorable;
+use crate::settings::words::{self, OneOf};
+
 /// Saves and restores any program that runs as an HTCondor job.
 #[derive(Debug, Parser)]
 #[command(name = "condor-criu", version, about, max_term_width = 120)]
@@ -158,8 +165,8 @@ pub struct SettingsFlags {
     /// The criu executable, or a folder with criu and its libraries
     #[arg(long, value_name = "PATH")]
     pub criu: Option<String>,
-    /// Where criu's rights come from: auto, rootless or capabilities
-    #[arg(long, value_name = "WHICH")]
+    /// Where criu's rights come from
+    #[arg(long, value_name = "WHICH", value_parser = OneOf::<Mode>::FLAG)]
     pub mode: Option<String>,
     /// How often to checkpoint while running: a duration (15min, 1h), auto or never
     #[arg(long, value_name = "DUR")]
@@ -167,17 +174,17 @@ pub struct SettingsFlags {
     /// When the first checkpoint comes at the latest: a duration or never
     #[arg(long, value_name = "DUR")]
     pub first_checkpoint: Option<String>,
-    /// auto, none, zstd, zstd:LEVEL or gzip
+    /// How a checkpoint is compressed: auto, none, zstd, zstd:LEVEL or gzip
     #[arg(long, value_name = "HOW")]
     pub compression: Option<String>,
-    /// auto, host or private
-    #[arg(long, value_name = "WHICH")]
+    /// Which network the program has
+    #[arg(long, value_name = "WHICH", value_parser = OneOf::<words::Network>::FLAG)]
     pub network: Option<String>,
-    /// Preload the compatibility helper: auto, on or off
-    #[arg(long, value_name = "WHEN")]
+    /// Preload the compatibility helper
+    #[arg(long, value_name = "WHEN", value_parser = OneOf::<Compat>::FLAG)]
     pub compat: Option<String>,
-    /// What the program may use of the processor: x86-64-v1 to x86-64-v4, or host
-    #[arg(long, value_name = "LEVEL")]
+    /// What the program may use of the processor
+    #[arg(long, value_name = "LEVEL", value_parser = OneOf::<Baseline>::FLAG)]
     pub cpu_baseline: Option<String>,
     /// Which of the host's files travel with a checkpoint: auto, none, or patterns
     #[arg(long, value_name = "PATTERNS")]
@@ -185,20 +192,20 @@ pub struct SettingsFlags {
     /// How many generations to keep: 1 or 2
     #[arg(long, value_name = "N")]
     pub keep: Option<String>,
-    /// When the newest checkpoint cannot be restored: previous, requeue, restart or hold
-    #[arg(long, value_name = "WHAT")]
+    /// When the newest checkpoint cannot be restored
+    #[arg(long, value_name = "WHAT", value_parser = OneOf::<OnUnrestorable>::FLAG)]
     pub on_unrestorable: Option<String>,
-    /// A checkpoint of another user: refuse or restore
-    #[arg(long, value_name = "WHAT")]
+    /// What to do with a checkpoint of another user
+    #[arg(long, value_name = "WHAT", value_parser = OneOf::<words::Foreign>::FLAG)]
     pub foreign: Option<String>,
     /// Threads for packing; 0 means as many as the slot has cpus
     #[arg(long, value_name = "N")]
     pub threads: Option<String>,
-    /// How condor-criu.log is written: text or json
-    #[arg(long, value_name = "HOW")]
+    /// How condor-criu.log is written
+    #[arg(long, value_name = "HOW", value_parser = OneOf::<LogFormat>::FLAG)]
     pub log_format: Option<String>,
-    /// error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL")]
+    /// How much is written there
+    #[arg(long, value_name = "LEVEL", value_parser = OneOf::<words::LogLevel>::FLAG)]
     pub log_level: Option<String>,
 }
 

@@ -10,6 +10,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 
+use clap::ValueEnum;
+
 pub use json::object;
 pub use record::{Line, Record};
 
@@ -17,12 +19,12 @@ pub use record::{Line, Record};
 pub const NAME: &str = "condor-criu.log";
 
 /// How a line is written; every form is always read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// `TIME LEVEL message key=value …`
+    /// TIME LEVEL message key=value …
     #[default]
     Text,
-    /// One JSON object.
+    /// One JSON object per line
     Json,
 }
 

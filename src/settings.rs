@@ -4,11 +4,13 @@
 //! wins; then each text is read into its type, and an error names the source that the text came from.
 
 mod values;
+pub mod words;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use nix::sys::signal::Signal;
 
 use crate::checkpoint::archive::Compression;
@@ -20,6 +22,7 @@ use crate::journal::LogFormat;
 use crate::sandbox::Network;
 use crate::sandbox::compat::Compat;
 use values::*;
+use words::{word, word_in_any_case};
 
 /// The OSPool's measured lower bound: at least 9 cpu hours lie between two lost attempts (docs/measurements.md, "Time between evictions").
 pub const MEAN_TIME_BETWEEN_EVICTIONS: Duration = Duration::from_secs(9 * 3600);
@@ -91,16 +94,17 @@ pub struct CarryFiles {
 }
 
 /// What follows when the newest generation proves unreadable, or when two hosts in a row could not restore it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum OnUnrestorable {
-    /// The generation before it, if there is one (`keep = 2`). At most an interval is lost, and nobody has to be asked.
+    /// Go on from the generation before it, if there is one
+    // With `keep = 2`. At most an interval is lost, and nobody has to be asked.
     #[default]
     Previous,
-    /// Exit 75 again and again: another host may get a copy that is whole.
+    /// Exit 75 again and again: another host may get a copy that is whole
     Requeue,
-    /// The generation before it, if there is one; else from the beginning.
+    /// Go on from the generation before it, if there is one; else from the beginning
     Restart,
-    /// Exit 125, for a person to look at.
+    /// Exit 125, for a person to look at
     Hold,
 }
 
@@ -237,7 +241,7 @@ fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
     checkpoint_signals.extend(job.checkpoint_signal());
     Ok(Settings {
         criu: read.get("criu", |text| Ok(PathBuf::from(text)))?,
-        mode: read.get("mode", str::parse)?.unwrap_or_default(),
+        mode: read.get("mode", word)?.unwrap_or_default(),
         interval: read.get("interval", interval)?.unwrap_or(Interval::Auto),
         mean_time_between_evictions: read
             .get("mean_time_between_evictions", duration)?
@@ -250,21 +254,21 @@ fn from_layers(layers: &[Layer], job: &Job) -> Result<Settings, Failure> {
         upload_rate: read.get("upload_rate", rate)?,
         threads: read.get("threads", |text| text.parse().map_err(|_| "not a number of threads".into()))?.unwrap_or(0),
         job_dir: read.get("job_dir", job_dir)?.unwrap_or_else(|| "/job".into()),
-        network: read.get("network", network)?.unwrap_or(None),
-        compat: read.get("compat", compat)?.unwrap_or_default(),
-        cpu_baseline: read.get("cpu_baseline", str::parse)?.unwrap_or(baseline::DEFAULT),
+        network: read.get("network", word)?.and_then(words::Network::chosen),
+        compat: read.get("compat", word)?.unwrap_or_default(),
+        cpu_baseline: read.get("cpu_baseline", word)?.unwrap_or(baseline::DEFAULT),
         carry_files: read.get("carry_files", carry_files)?.unwrap_or_default(),
         keep: read.get("keep", keep)?.unwrap_or(1),
-        on_unrestorable: read.get("on_unrestorable", on_unrestorable)?.unwrap_or_default(),
-        foreign: read.get("foreign", foreign)?.unwrap_or(false),
+        on_unrestorable: read.get("on_unrestorable", word)?.unwrap_or_default(),
+        foreign: read.get("foreign", word::<words::Foreign>)?.is_some_and(|word| word == words::Foreign::Restore),
         vacate_signals: read.get("vacate_signals", signals)?.unwrap_or(vacate_signals),
         checkpoint_signals: read.get("checkpoint_signals", signals)?.unwrap_or(checkpoint_signals),
         dump_timeout: read.get("dump_timeout", duration)?,
         restore_timeout: read.get("restore_timeout", duration)?,
-        log_format: read.get("log_format", log_format)?.unwrap_or_default(),
+        log_format: read.get("log_format", word)?.unwrap_or_default(),
         log_level: read
-            .get("log_level", |text| text.parse().map_err(|_| "not a level of the log".into()))?
-            .unwrap_or(tracing::Level::INFO),
+            .get("log_level", word_in_any_case::<words::LogLevel>)?
+            .map_or(tracing::Level::INFO, tracing::Level::from),
     })
 }
 

@@ -10,8 +10,10 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 use std::time::Duration;
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 
 use super::cpu::{self, Level};
 
@@ -31,18 +33,26 @@ pub const DEFAULT: Baseline = Baseline::Level(Level(3));
 /// without it is many times slower.
 const WITH_LEVEL_3: [&str; 3] = ["aes", "pclmulqdq", "rdrand"];
 
-impl FromStr for Baseline {
-    type Err = String;
+impl ValueEnum for Baseline {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [Baseline; 5] = [
+            Baseline::Level(Level(1)),
+            Baseline::Level(Level(2)),
+            Baseline::Level(Level(3)),
+            Baseline::Level(Level(4)),
+            Baseline::Host,
+        ];
+        &ALL
+    }
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("x86-64-").unwrap_or(text) {
-            "host" => Ok(Baseline::Host),
-            "v1" => Ok(Baseline::Level(Level(1))),
-            "v2" => Ok(Baseline::Level(Level(2))),
-            "v3" => Ok(Baseline::Level(Level(3))),
-            "v4" => Ok(Baseline::Level(Level(4))),
-            _ => Err("none of x86-64-v1, x86-64-v2, x86-64-v3, x86-64-v4 and host".into()),
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Baseline::Host => PossibleValue::new("host").alias("x86-64-host").help("All that the first host offers"),
+            Baseline::Level(Level(1)) => PossibleValue::new("x86-64-v1").alias("v1").help("Up to SSE2"),
+            Baseline::Level(Level(2)) => PossibleValue::new("x86-64-v2").alias("v2").help("Up to SSE4.2"),
+            Baseline::Level(Level(3)) => PossibleValue::new("x86-64-v3").alias("v3").help("Up to AVX2"),
+            Baseline::Level(_) => PossibleValue::new("x86-64-v4").alias("v4").help("Up to AVX-512"),
+        })
     }
 }
 
@@ -209,13 +219,13 @@ mod tests {
     #[test]
     fn a_level_needs_no_more_than_its_flags_and_what_everyone_has() {
         let offered = set(&["avx2", "avx512f", "avx512_vnni", "sha_ni", "aes", "ssse3"]);
-        let needs = |text: &str| text.parse::<Baseline>().unwrap().needs(&offered);
+        let needs = |text: &str| Baseline::from_str(text, false).unwrap().needs(&offered);
         assert_eq!(needs("host"), offered);
         assert_eq!(needs("x86-64-v3"), set(&["aes", "avx2", "ssse3"]));
         assert_eq!(needs("v4"), set(&["aes", "avx2", "avx512_vnni", "avx512f", "ssse3"]));
         assert_eq!(needs("v2"), set(&["ssse3"]));
         assert_eq!(needs("x86-64-v1"), set(&[]));
-        assert!("v5".parse::<Baseline>().is_err() && "".parse::<Baseline>().is_err());
+        assert!(["v5", ""].iter().all(|text| Baseline::from_str(text, false).is_err()));
     }
 
     #[test]

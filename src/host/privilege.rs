@@ -13,33 +13,21 @@
 
 use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
+
+use clap::ValueEnum;
 
 use super::namespaces::Cause;
 
 /// See the module.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// The one that works.
+    /// The one that works
     #[default]
     Auto,
-    /// A user namespace.
+    /// From a user namespace of the job's own
     Rootless,
-    /// File capabilities of criu.
+    /// From file capabilities of criu: refused, with the reason
     Capabilities,
-}
-
-impl FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Mode::Auto),
-            "rootless" => Ok(Mode::Rootless),
-            "capabilities" => Ok(Mode::Capabilities),
-            _ => Err("none of \"auto\", \"rootless\" and \"capabilities\"".into()),
-        }
-    }
 }
 
 impl fmt::Display for Mode {

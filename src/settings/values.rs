@@ -5,12 +5,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{CarryFiles, Interval, OnUnrestorable};
+use super::{CarryFiles, Interval};
 use crate::checkpoint::archive::Compression;
 use crate::htcondor::job::parse_signal;
-use crate::journal::LogFormat;
-use crate::sandbox::Network;
-use crate::sandbox::compat::Compat;
 
 /// HTCondor restarts a job in place in well under a second, but the upload that precedes it is paid by the access
 /// point; nobody should make it do so more often.
@@ -41,55 +38,11 @@ pub fn share(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|share| *share > 0.0 && *share < 1.0).ok_or_else(|| "not between 0 and 1".to_owned())
 }
 
-pub fn network(text: &str) -> Result<Option<Network>, String> {
-    match text {
-        "auto" => Ok(None),
-        "host" => Ok(Some(Network::Host)),
-        "private" => Ok(Some(Network::Private)),
-        _ => Err("none of \"auto\", \"host\" and \"private\"".into()),
-    }
-}
-
-pub fn compat(text: &str) -> Result<Compat, String> {
-    match text {
-        "auto" => Ok(Compat::Auto),
-        "on" => Ok(Compat::On),
-        "off" => Ok(Compat::Off),
-        _ => Err("none of \"auto\", \"on\" and \"off\"".into()),
-    }
-}
-
-pub fn log_format(text: &str) -> Result<LogFormat, String> {
-    match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("neither \"text\" nor \"json\"".into()),
-    }
-}
-
-pub fn foreign(text: &str) -> Result<bool, String> {
-    match text {
-        "refuse" => Ok(false),
-        "restore" => Ok(true),
-        _ => Err("neither \"refuse\" nor \"restore\"".into()),
-    }
-}
-
 pub fn keep(text: &str) -> Result<u8, String> {
     match text {
         "1" => Ok(1),
         "2" => Ok(2),
         _ => Err("neither 1 nor 2".into()),
-    }
-}
-
-pub fn on_unrestorable(text: &str) -> Result<OnUnrestorable, String> {
-    match text {
-        "previous" => Ok(OnUnrestorable::Previous),
-        "requeue" => Ok(OnUnrestorable::Requeue),
-        "restart" => Ok(OnUnrestorable::Restart),
-        "hold" => Ok(OnUnrestorable::Hold),
-        _ => Err("none of \"previous\", \"requeue\", \"restart\" and \"hold\"".into()),
     }
 }
 

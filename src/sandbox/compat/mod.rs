@@ -37,14 +37,14 @@ const F_SETSIG: i32 = 10;
 const SCRIPTS: usize = 5;
 
 /// Whether the helper is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Compat {
-    /// For programs that it is made for.
+    /// For programs that it is made for
     #[default]
     Auto,
-    /// For every program.
+    /// For every program
     On,
-    /// For none.
+    /// For none
     Off,
 }
 
