@@ -19,6 +19,7 @@ pub mod host;
 pub mod htcondor;
 pub mod journal;
 pub mod name;
+pub mod procfs;
 pub mod rehearse;
 pub mod report;
 pub mod sandbox;

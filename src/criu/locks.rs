@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::wire::put_number;
+use crate::procfs;
 
 /// The image that they are in.
 pub const IMAGE: &str = "filelocks.img";
@@ -35,16 +36,12 @@ pub struct Lock {
 /// The locks of the processes of `proc` (a mounted procfs), without our init's.
 pub fn of_tree(proc: &Path) -> Vec<Lock> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok()).filter(|pid| *pid > 1)
-        else {
-            continue;
-        };
-        for entry in fs::read_dir(entry.path().join("fdinfo")).into_iter().flatten().flatten() {
+    for (pid, process) in procfs::processes(proc).filter(|(pid, _)| *pid > 1) {
+        for entry in fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten() {
             let Some(descriptor) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let text = fs::read_to_string(entry.path()).unwrap_or_default();
             let lines = text.lines().filter_map(|line| line.strip_prefix("lock:"));
-            found.extend(lines.filter_map(|line| parse(line, pid, descriptor)));
+            found.extend(lines.filter_map(|line| parse(line, pid.into(), descriptor)));
         }
     }
     found

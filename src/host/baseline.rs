@@ -16,6 +16,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::cpu::{self, Level};
+use crate::procfs;
 
 /// What a payload may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,18 +176,13 @@ fn openssl(level: u8) -> String {
 pub fn used_avx512(proc: &Path, uptime: Duration, ran: Duration, criu: Option<i32>) -> Option<String> {
     /// What a process does before its exec is not the program's: fork(2) copies the mark, and we fork.
     const BEFORE_EXEC: Duration = Duration::from_millis(250);
-    let number = |entry: &std::fs::DirEntry| {
-        entry.file_name().to_str()?.parse::<i32>().ok().filter(|pid| *pid != 1 && Some(*pid) != criu)
-    };
-    let processes = std::fs::read_dir(proc).ok()?.flatten().filter_map(|entry| Some((number(&entry)?, entry.path())));
-    for (pid, path) in processes {
+    let criu = criu.map(i32::cast_unsigned);
+    for (pid, path) in procfs::processes(proc).filter(|(pid, _)| *pid != 1 && Some(*pid) != criu) {
         let tasks = std::fs::read_dir(path.join("task")).into_iter().flatten().flatten();
         for task in tasks {
-            let used = std::fs::read_to_string(task.path().join("arch_status")).ok().and_then(|text| elapsed(&text));
-            let (Some(used), Some(age)) = (used, age(&task.path().join("stat"), uptime)) else { continue };
+            let (Some(used), Some(age)) = (elapsed(&task.path()), age(&task.path(), uptime)) else { continue };
             if used + BEFORE_EXEC < age.min(ran) {
-                let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
-                return Some(format!("process {pid} ({})", name.trim()));
+                return Some(format!("process {pid} ({})", procfs::name(&path)));
             }
         }
     }
@@ -194,17 +190,15 @@ pub fn used_avx512(proc: &Path, uptime: Duration, ran: Duration, criu: Option<i3
 }
 
 /// Since the last use, if there was one.
-fn elapsed(arch_status: &str) -> Option<Duration> {
-    let text = arch_status.lines().find_map(|line| line.strip_prefix("AVX512_elapsed_ms:"))?;
-    text.trim().parse::<i64>().ok().and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis)
+fn elapsed(task: &Path) -> Option<Duration> {
+    // -1 if there was none.
+    procfs::number(&task.join("arch_status"), "AVX512_elapsed_ms").map(Duration::from_millis)
 }
 
-/// proc_pid_stat(5): the 22nd field is the start time in clock ticks.
-fn age(stat: &Path, uptime: Duration) -> Option<Duration> {
+fn age(task: &Path, uptime: Duration) -> Option<Duration> {
     /// USER_HZ of the x86-64 ABI, whatever the kernel's own frequency.
     const TICK_MS: u64 = 10;
-    let text = std::fs::read_to_string(stat).ok()?;
-    let started: u64 = text.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()?;
+    let started = procfs::Stat::read(task)?.started?;
     uptime.checked_sub(Duration::from_millis(started.checked_mul(TICK_MS)?))
 }
 

@@ -17,6 +17,7 @@ use nix::sys::statfs::{self, FsType, statfs};
 use serde::{Deserialize, Serialize};
 
 use super::content;
+use crate::procfs;
 use crate::sandbox::OUR_ROOT;
 
 /// What belongs to the payload, the kernel or us, and is not the host's.
@@ -34,19 +35,14 @@ pub fn used(proc: &Path, job_dir: &Path) -> BTreeSet<PathBuf> {
         path.is_absolute() && !path.starts_with(job_dir) && !NOT_THE_HOSTS.iter().any(|place| path.starts_with(place))
     };
     let mut found = BTreeSet::new();
-    for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-        // pid 1 is our init, which is not saved.
-        if pid.is_none_or(|pid| pid == 1) {
-            continue;
-        }
-        let maps = fs::read(entry.path().join("maps")).unwrap_or_default();
-        found.extend(mapped(&maps).filter(|path| hosts(path)));
-        let descriptors = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+    // pid 1 is our init, which is not saved.
+    for (_, process) in procfs::processes(proc).filter(|(pid, _)| *pid != 1) {
+        found.extend(mapped(&procfs::maps(&process)).filter(|path| hosts(path)));
+        let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
         for descriptor in descriptors {
             let Ok(path) = fs::read_link(descriptor.path()) else { continue };
             let regular = fs::metadata(descriptor.path()).is_ok_and(|metadata| metadata.is_file());
-            if regular && hosts(&path) && read_only(&entry.path(), &descriptor.file_name()) {
+            if regular && hosts(&path) && read_only(&process, &descriptor.file_name()) {
                 found.insert(path);
             }
         }
@@ -58,14 +54,10 @@ pub fn used(proc: &Path, job_dir: &Path) -> BTreeSet<PathBuf> {
 /// compared.
 pub fn open(proc: &Path) -> Vec<(u32, PathBuf)> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()).filter(|pid| *pid > 1)
-        else {
-            continue;
-        };
-        for descriptor in fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten() {
+    for (pid, process) in procfs::processes(proc).filter(|(pid, _)| *pid > 1) {
+        for descriptor in fs::read_dir(process.join("fd")).into_iter().flatten().flatten() {
             let regular = fs::metadata(descriptor.path()).is_ok_and(|metadata| metadata.is_file());
-            let only_added_to = flags(&entry.path(), &descriptor.file_name())
+            let only_added_to = flags(&process, &descriptor.file_name())
                 .is_some_and(|flags| flags & (libc::O_ACCMODE | libc::O_APPEND) == libc::O_WRONLY | libc::O_APPEND);
             if let Some(path) = fs::read_link(descriptor.path()).ok().filter(|_| regular && !only_added_to) {
                 found.push((pid, path));
@@ -75,14 +67,11 @@ pub fn open(proc: &Path) -> Vec<(u32, PathBuf)> {
     found
 }
 
-/// proc_pid_maps(5): address, permissions, offset, device, inode, then the path, which may have blanks; a line end in it is `\012`.
+/// The files that are mapped. What is deleted cannot be saved anyway.
 fn mapped(maps: &[u8]) -> impl Iterator<Item = PathBuf> + '_ {
-    maps.split(|byte| *byte == b'\n').filter_map(|line| {
-        let at = line.iter().position(|byte| *byte == b'/')?;
-        let path = &line[at..];
-        // What is deleted cannot be saved anyway.
-        (!path.ends_with(b" (deleted)")).then(|| PathBuf::from(std::ffi::OsStr::from_bytes(path)))
-    })
+    let paths = procfs::mappings(maps).map(|mapping| mapping.path);
+    let files = paths.filter(|path| path.starts_with(b"/") && !path.ends_with(b" (deleted)"));
+    files.map(|path| PathBuf::from(std::ffi::OsStr::from_bytes(path)))
 }
 
 /// What is open for writing changes, and CRIU judges it.
@@ -92,9 +81,8 @@ fn read_only(process: &Path, descriptor: &std::ffi::OsStr) -> bool {
 
 /// proc_pid_fdinfo(5): `flags` is octal; the lowest two bits are the access mode.
 fn flags(process: &Path, descriptor: &std::ffi::OsStr) -> Option<i32> {
-    let text = fs::read_to_string(process.join("fdinfo").join(descriptor)).ok()?;
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"))?;
-    i32::from_str_radix(flags.trim(), 8).ok()
+    let flags = procfs::field(&process.join("fdinfo").join(descriptor), "flags")?;
+    i32::from_str_radix(&flags, 8).ok()
 }
 
 /// A file of the host, outside the carried directories.

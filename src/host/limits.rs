@@ -11,6 +11,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::procfs;
+
 /// In the kernel's order, which is that of CRIU's images; the names of proc_pid_limits(5).
 pub const NAMES: [&str; 16] = [
     "cpu time",
@@ -46,15 +48,12 @@ pub struct Limits {
 /// The limits of the processes of `proc` (a mounted procfs), without its first, which is our init.
 pub fn of_tree(proc: &Path) -> Limits {
     let mut limits = Limits::default();
-    for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()).is_none_or(|pid| pid == 1) {
-            continue;
-        }
-        for (name, hard) in parse(&fs::read_to_string(entry.path().join("limits")).unwrap_or_default()) {
+    for (_, path) in procfs::processes(proc).filter(|(pid, _)| *pid != 1) {
+        for (name, hard) in parse(&fs::read_to_string(path.join("limits")).unwrap_or_default()) {
             let highest = limits.hard.entry(name).or_insert(hard);
             *highest = highest.zip(hard).map(|(one, other)| one.max(other));
         }
-        for (name, used) in used(&entry.path()) {
+        for (name, used) in used(&path) {
             let most = limits.used.entry(name.to_owned()).or_insert(0);
             *most = used.max(*most);
         }
@@ -80,18 +79,16 @@ fn parse(text: &str) -> Hard {
 
 /// What one process has in use.
 fn used(process: &Path) -> Vec<(&'static str, u64)> {
-    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    let status = process.join("status");
     // proc_pid_status(5): in kB.
-    let bytes = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-        line.trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
-    };
+    let bytes =
+        |key: &str| procfs::field(&status, key)?.trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024);
     let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
     let highest = descriptors.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok()).max();
     let found = [
         ("open files", highest.map(|number| number + 1)),
-        ("address space", bytes("VmSize:")),
-        ("locked memory", bytes("VmLck:")),
+        ("address space", bytes("VmSize")),
+        ("locked memory", bytes("VmLck")),
     ];
     found.into_iter().filter_map(|(name, used)| Some((name, used?))).collect()
 }

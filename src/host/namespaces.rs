@@ -2,6 +2,9 @@
 //! cures it.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::procfs;
 
 /// A cause and its cure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,28 +62,27 @@ pub fn forbidden_by() -> Option<Cause> {
 
 /// Whether the root directory is no mount point: only chroot(2) makes that.
 fn in_chroot() -> bool {
-    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|text| !has_root(&text))
+    !has_root(&procfs::mount_points())
 }
 
-/// proc_pid_mountinfo(5): the fifth field is the mount point as this process sees it.
-fn has_root(mountinfo: &str) -> bool {
-    mountinfo.lines().any(|line| line.split(' ').nth(4) == Some("/"))
+/// Nothing at all is what an unreadable /proc shows, and then nothing is known.
+fn has_root(points: &[PathBuf]) -> bool {
+    points.is_empty() || points.iter().any(|point| point == "/")
 }
 
 /// Whether this process runs under a seccomp filter (proc_pid_status(5): mode 2).
 pub fn seccomp_filtered() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status.lines().find_map(|line| line.strip_prefix("Seccomp:")).is_some_and(|mode| mode.trim() == "2")
+    procfs::number(Path::new("/proc/self/status"), "Seccomp") == Some(2)
 }
 
 /// What is mounted below `/proc` and hides parts of it: the kernel then refuses a fresh one.
 pub fn masked_proc() -> Vec<String> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points = text.lines().filter_map(|line| line.split(' ').nth(4));
+    let points = procfs::mount_points().into_iter();
     // binfmt_misc is mounted on a directory that is made for it, which hides nothing.
     points
-        .filter(|point| point.starts_with("/proc/") && !point.starts_with("/proc/sys/fs/binfmt_misc"))
-        .map(str::to_owned)
+        .filter(|point| point.starts_with("/proc") && point != "/proc")
+        .filter(|point| !point.starts_with("/proc/sys/fs/binfmt_misc"))
+        .map(|point| point.display().to_string())
         .collect()
 }
 
@@ -107,8 +109,8 @@ mod tests {
 
     #[test]
     fn a_chroot_has_no_mount_at_its_root() {
-        assert!(has_root("22 1 254:0 / / rw - ext4 /dev/vda rw\n30 22 0:5 / /proc rw - proc proc rw\n"));
-        assert!(!has_root("30 22 0:5 / /proc rw - proc proc rw\n"));
+        assert!(has_root(&["/".into(), "/proc".into()]) && has_root(&[]));
+        assert!(!has_root(&["/proc".into()]));
         assert!(!in_chroot());
     }
 }

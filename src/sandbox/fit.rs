@@ -1,8 +1,9 @@
 //! Whether what criu has saved is the whole payload, and can come back. It is looked at while criu holds the tree: what is
 //! wrong now would be wrong in the checkpoint.
 
-use std::fs;
 use std::path::Path;
+
+use crate::procfs::{self, Stat};
 
 /// Why a checkpoint of this moment must not be committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,62 +53,40 @@ impl std::fmt::Display for Unfit {
     }
 }
 
-/// A process as /proc/PID/stat tells it.
-struct Process {
-    pid: i32,
-    name: String,
-    state: char,
-    parent: i32,
-    /// As wait(2) has it; 0 where the kernel does not tell.
-    exit_code: i32,
-}
-
 /// Looks at every process in `proc`, the sandbox's, whose first process is the init. `root` is the root of the tree that criu saves.
 pub(super) fn look(proc: &Path, root: i32) -> Option<Unfit> {
-    let entries = fs::read_dir(proc).into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let processes: Vec<Process> = pids.filter_map(|pid| read(proc, pid)).collect();
-    if let Some(ended) = processes.iter().find(|process| process.state == 'Z' && process.parent == root) {
-        return Some(Unfit::NotReaped(ended.pid));
+    let processes: Vec<(i32, Stat)> =
+        procfs::processes(proc).filter_map(|(pid, path)| Some((pid.cast_signed(), Stat::read(&path)?))).collect();
+    let unreaped = processes.iter().find(|(_, process)| process.state == 'Z' && process.parent == root);
+    if let Some((pid, _)) = unreaped {
+        return Some(Unfit::NotReaped(*pid));
     }
-    let late = |process: &&Process| process.state == 'Z' && process.parent != 1 && process.exit_code >> 8 > 127;
-    if let Some(ended) = processes.iter().find(late) {
-        return Some(Unfit::LateCode { pid: ended.pid, code: ended.exit_code >> 8 });
+    let late =
+        |(_, process): &&(i32, Stat)| process.state == 'Z' && process.parent != 1 && process.exit_code >> 8 > 127;
+    if let Some((pid, process)) = processes.iter().find(late) {
+        return Some(Unfit::LateCode { pid: *pid, code: process.exit_code >> 8 });
     }
     // What has ended is the init's to reap. criu traces the tree, and may have been started by a script.
     let mut criu = tracer(proc, root);
-    let parent = |pid: i32| processes.iter().find(|process| process.pid == pid).map(|process| process.parent);
+    let parent = |pid: i32| processes.iter().find(|process| process.0 == pid).map(|process| process.1.parent);
     while let Some(above) = criu.and_then(parent).filter(|above| *above > 1) {
         criu = Some(above);
     }
-    let ours = |process: &&Process| {
-        process.parent == 1 && process.pid != root && process.state != 'Z' && Some(process.pid) != criu
+    let ours = |(pid, process): &&(i32, Stat)| {
+        process.parent == 1 && *pid != root && process.state != 'Z' && Some(*pid) != criu
     };
-    processes.iter().find(ours).map(|process| Unfit::LeftOut { pid: process.pid, name: process.name.clone() })
+    processes.iter().find(ours).map(|(pid, process)| Unfit::LeftOut { pid: *pid, name: process.name.clone() })
 }
 
 /// proc_pid_status(5), TracerPid: whoever holds this process.
 pub(super) fn tracer(proc: &Path, pid: i32) -> Option<i32> {
-    let status = fs::read_to_string(proc.join(pid.to_string()).join("status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())
-}
-
-/// proc_pid_stat(5): pid (comm) state ppid …, and field 52, the last, is exit_code.
-fn read(proc: &Path, pid: i32) -> Option<Process> {
-    let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
-    let (head, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    Some(Process {
-        pid,
-        name: head.split_once(" (")?.1.to_owned(),
-        state: fields.next()?.chars().next()?,
-        parent: fields.next()?.parse().ok()?,
-        exit_code: fields.nth(47).and_then(|code| code.trim().parse().ok()).unwrap_or(0),
-    })
+    procfs::field(&proc.join(pid.to_string()).join("status"), "TracerPid")?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -2,7 +2,6 @@
 //! nothing of that name, laid over the whole top-level directory by an overlay without an upper layer. Nothing of it is seen outside.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -10,6 +9,7 @@ use nix::mount::{MsFlags, mount};
 
 use super::mounting::{bind, directory, hold};
 use super::step::{StepFailed, step};
+use crate::procfs;
 
 /// Lays `paths`, absolute as the payload sees them, from below `source` into the root that is being made.
 pub(super) fn lay(root: &Path, source: &OwnedFd, paths: &[PathBuf]) -> Result<(), StepFailed> {
@@ -59,10 +59,8 @@ fn overlay(top: &Path, from: &Path, to: &Path) -> Result<(), StepFailed> {
 
 /// Mount points below `to`, parents first, held open.
 fn submounts(to: &Path) -> Vec<(PathBuf, Result<OwnedFd, StepFailed>)> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    // proc_pid_mountinfo(5): the fifth field is the mount point.
-    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-    let mut below: Vec<PathBuf> = points.filter(|point| point.starts_with(to) && point != to).collect();
+    let points = procfs::mount_points();
+    let mut below: Vec<PathBuf> = points.into_iter().filter(|point| point.starts_with(to) && point != to).collect();
     below.sort();
     below.dedup();
     below.into_iter().map(|path| (path.clone(), hold(&path))).collect()

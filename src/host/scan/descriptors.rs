@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::sys::statfs::statfs;
 
 use super::Kind;
+use crate::procfs;
 
 /// Descriptors without a file that CRIU 4.2 saves without privilege (docs/measurements.md, "What CRIU saves without privilege").
 const KNOWN: [&str; 7] = ["[eventpoll]", "[eventfd]", "[signalfd]", "[timerfd]", "inotify", "[fanotify]", "[pidfd]"];
@@ -59,8 +60,7 @@ pub(super) fn look_for_semaphores(process: &Path, kinds: &mut BTreeSet<Kind>) {
 
 /// proc_pid_fdinfo(5); kernels before 6.5 do not tell.
 fn is_semaphore(process: &Path, descriptor: &OsStr) -> bool {
-    let text = fs::read_to_string(process.join("fdinfo").join(descriptor)).unwrap_or_default();
-    text.lines().any(|line| line.strip_prefix("eventfd-semaphore:").is_some_and(|value| value.trim() == "1"))
+    procfs::number(&process.join("fdinfo").join(descriptor), "eventfd-semaphore") == Some(1)
 }
 
 /// Queues are in a file system of their own, whether or not it is mounted anywhere.

@@ -1,4 +1,4 @@
-//! What a process has mapped, from /proc/PID/maps (proc_pid_maps(5)): address, permissions, offset, device, inode, path.
+//! What a process has mapped, from /proc/PID/maps.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -8,13 +8,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Kind;
+use crate::procfs::{self, Mapping};
 
 const DELETED: &[u8] = b" (deleted)";
 
 /// Adds what `process`, its directory in procfs, has mapped.
 pub(super) fn look(process: &Path, kinds: &mut BTreeSet<Kind>) {
-    let maps = fs::read(process.join("maps")).unwrap_or_default();
-    kinds.extend(lines(&maps).filter_map(|line| kind(&line)));
+    let maps = procfs::maps(process);
+    kinds.extend(procfs::mappings(&maps).filter_map(|line| kind(&line)));
     add_wrong(process, &maps, kinds);
     // What may only be executed cannot be opened by CRIU either.
     if let Ok(program) = fs::read_link(process.join("exe"))
@@ -27,7 +28,7 @@ pub(super) fn look(process: &Path, kinds: &mut BTreeSet<Kind>) {
 
 /// Adds only what CRIU would save without an error and could not restore rightly.
 pub(super) fn look_for_wrong(process: &Path, kinds: &mut BTreeSet<Kind>) {
-    add_wrong(process, &fs::read(process.join("maps")).unwrap_or_default(), kinds);
+    add_wrong(process, &procfs::maps(process), kinds);
 }
 
 fn add_wrong(process: &Path, maps: &[u8], kinds: &mut BTreeSet<Kind>) {
@@ -43,22 +44,7 @@ fn has_asan(maps: &[u8]) -> bool {
     maps.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"7fff7000-"))
 }
 
-struct Line<'a> {
-    shared: bool,
-    inode: u64,
-    path: &'a [u8],
-}
-
-fn lines(maps: &[u8]) -> impl Iterator<Item = Line<'_>> {
-    maps.split(|byte| *byte == b'\n').filter_map(|line| {
-        let mut fields = line.splitn(6, |byte| *byte == b' ');
-        let permissions = fields.nth(1)?;
-        let inode = std::str::from_utf8(fields.nth(2)?).ok()?.parse().ok()?;
-        Some(Line { shared: permissions.ends_with(b"s"), inode, path: fields.next()?.trim_ascii_start() })
-    })
-}
-
-fn kind(line: &Line<'_>) -> Option<Kind> {
+fn kind(line: &Mapping<'_>) -> Option<Kind> {
     if line.path.starts_with(b"anon_inode:[io_uring]") {
         return Some(Kind::IoUring);
     }
@@ -94,7 +80,10 @@ fn add_memfds(process: &Path, maps: &[u8], kinds: &mut BTreeSet<Kind>) {
 
 /// Inodes of the memfds that are mapped shared.
 fn shared_memfds(maps: &[u8]) -> BTreeSet<u64> {
-    lines(maps).filter(|line| line.shared && line.path.starts_with(b"/memfd:")).map(|line| line.inode).collect()
+    procfs::mappings(maps)
+        .filter(|line| line.shared && line.path.starts_with(b"/memfd:"))
+        .map(|line| line.inode)
+        .collect()
 }
 
 #[cfg(test)]
@@ -108,7 +97,7 @@ mod tests {
                     7f0000002000-7f0000003000 rw-s 00000000 00:19 7     /dev/shm/x\n\
                     7f0000003000-7f0000004000 rw-p 00000000 00:00 0\nnonsense\n";
         assert_eq!(shared_memfds(maps), BTreeSet::from([1042]));
-        assert!(lines(maps).all(|line| kind(&line).is_none()));
+        assert!(procfs::mappings(maps).all(|line| kind(&line).is_none()));
     }
 
     #[test]
@@ -121,7 +110,7 @@ mod tests {
     fn each_deleted_mapping_is_of_its_kind() {
         let of = |path: &str| {
             let line = format!("7f00-7f01 rw-s 00000000 00:01 5                          {path}\n");
-            lines(line.as_bytes()).find_map(|line| kind(&line))
+            procfs::mappings(line.as_bytes()).find_map(|line| kind(&line))
         };
         assert_eq!(of("/dev/zero (deleted)"), None);
         assert_eq!(of("/SYSV00000000 (deleted)"), Some(Kind::SysvShm));

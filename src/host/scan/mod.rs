@@ -11,6 +11,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::procfs;
 use crate::sandbox::Network;
 
 /// Threads of one process that are looked at; a filter that some threads have and others not is found among them.
@@ -226,18 +227,16 @@ pub fn scan(proc: &Path, network: Network) -> Vec<Finding> {
     }
     let finding = |(kind, pids): (Kind, Vec<u32>)| {
         let pid = *pids.first()?;
-        let name = fs::read_to_string(proc.join(pid.to_string()).join("comm")).unwrap_or_default();
-        Some(Finding { pid, name: name.trim().to_owned(), kind, others: pids.len() - 1 })
+        let name = procfs::name(&proc.join(pid.to_string()));
+        Some(Finding { pid, name, kind, others: pids.len() - 1 })
     };
     seen.into_iter().filter_map(finding).collect()
 }
 
 /// Why the processes that `proc` shows must not be dumped, if so: what CRIU would save without an error and restore wrongly, or nowhere.
 pub fn wrong_if_restored(proc: &Path) -> Option<String> {
-    let told = |pid: u32, kind| {
-        let name = fs::read_to_string(proc.join(pid.to_string()).join("comm")).unwrap_or_default();
-        Finding { pid, name: name.trim().to_owned(), kind, others: 0 }.to_string()
-    };
+    let told =
+        |pid: u32, kind| Finding { pid, name: procfs::name(&proc.join(pid.to_string())), kind, others: 0 }.to_string();
     let mut kinds = BTreeSet::new();
     let processes = processes(proc);
     for process in &processes {
@@ -252,12 +251,9 @@ pub fn wrong_if_restored(proc: &Path) -> Option<String> {
 }
 
 fn processes(proc: &Path) -> Vec<Process> {
-    let process = |entry: fs::DirEntry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        // Below the reaper's there are only our init and criu.
-        (pid >= crate::sandbox::FIRST_PID).then(|| Process { pid, path: entry.path() })
-    };
-    let mut found: Vec<Process> = fs::read_dir(proc).into_iter().flatten().flatten().filter_map(process).collect();
+    // Below the reaper's pid there are only our init and criu.
+    let payload = procfs::processes(proc).filter(|(pid, _)| *pid >= crate::sandbox::FIRST_PID);
+    let mut found: Vec<Process> = payload.map(|(pid, path)| Process { pid, path }).collect();
     found.sort_by_key(|process| process.pid);
     found
 }
@@ -266,11 +262,8 @@ fn processes(proc: &Path) -> Vec<Process> {
 fn look_at_status(process: &Path, kinds: &mut BTreeSet<Kind>) {
     let tasks = fs::read_dir(process.join("task")).into_iter().flatten().flatten().take(THREADS_MAX);
     for task in tasks {
-        let text = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        let field = |name: &str| {
-            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            value.and_then(|value| value.trim().parse::<u32>().ok()).unwrap_or(0)
-        };
+        let status = task.path().join("status");
+        let field = |name: &str| procfs::field(&status, name).and_then(|value| value.parse().ok()).unwrap_or(0);
         if field("Seccomp") != 0 {
             kinds.insert(Kind::Seccomp);
         }

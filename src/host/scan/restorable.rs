@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::{Kind, Process};
 use crate::host::limits;
+use crate::procfs;
 
 /// CRIU's `NR_PIPES_WITH_DATA` (criu/pipes.c): a dump ends with "OOM storing pipe" beyond it.
 const PIPES: usize = 1024;
@@ -24,7 +25,7 @@ pub(super) fn look(proc: &Path, process: &Path, kinds: &mut BTreeSet<Kind>) {
             kinds.insert(Kind::ThreadFile(link));
         }
     }
-    let maps = fs::read(process.join("maps")).unwrap_or_default();
+    let maps = procfs::maps(process);
     let Some(limit) = limits::here().get("open files").copied().flatten() else { return };
     if open + descriptors_for(&maps) + OWN > limit {
         kinds.insert(Kind::Mappings(limit));
@@ -63,18 +64,15 @@ fn tells_of_a_thread(proc: &Path, link: &Path) -> bool {
         return tid != pid;
     }
     // proc_pid_status(5): the process that a thread belongs to.
-    let status = fs::read_to_string(proc.join(pid.to_string()).join("status")).unwrap_or_default();
-    let group = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse::<u32>().ok());
-    group.is_some_and(|group| group != pid)
+    let group = procfs::number(&proc.join(pid.to_string()).join("status"), "Tgid");
+    group.is_some_and(|group| group != u64::from(pid))
 }
 
 /// How many descriptors CRIU has open at once for these mappings: one for each that is shared and anonymous, and one for each row of
 /// neighbours of the same file (criu/shmem.c, criu/files-reg.c).
 fn descriptors_for(maps: &[u8]) -> u64 {
     let (mut count, mut last) = (0, &b""[..]);
-    for line in maps.split(|byte| *byte == b'\n') {
-        let Some(at) = line.iter().position(|byte| *byte == b'/') else { continue };
-        let path = &line[at..];
+    for path in procfs::mappings(maps).map(|mapping| mapping.path).filter(|path| path.starts_with(b"/")) {
         let shared = path == b"/dev/zero (deleted)" || path.starts_with(b"/SYSV");
         if shared || path != last {
             count += 1;
