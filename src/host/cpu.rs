@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::cpuid::cpuid;
+
 /// The x86-64 levels of the psABI, by the names in /proc/cpuinfo of what each adds to the one before.
 /// Source: x86-64 psABI, section 3.1.1, "Processor Architecture".
 const LEVELS: [(u8, &[&str]); 3] = [
@@ -92,13 +94,12 @@ pub struct Xsave {
 
 /// What this host's processor can save with XSAVE; nothing if it has no XSAVE.
 pub fn xsave() -> Xsave {
-    use std::arch::x86_64::{__cpuid, __cpuid_count};
     /// Intel SDM, volume 1, section 13.2: leaf 0xD, sub-leaf 0: EDX and EAX are the features, EBX is the size.
     const LEAF: u32 = 0xd;
-    if __cpuid(0).eax < LEAF {
+    if cpuid(0, 0).eax < LEAF {
         return Xsave::default();
     }
-    let found = __cpuid_count(LEAF, 0);
+    let found = cpuid(LEAF, 0);
     Xsave { size: found.ebx, features: u64::from(found.edx) << 32 | u64::from(found.eax) }
 }
 

@@ -67,7 +67,7 @@ fn in_chroot() -> bool {
 
 /// Nothing at all is what an unreadable /proc shows, and then nothing is known.
 fn has_root(points: &[PathBuf]) -> bool {
-    points.is_empty() || points.iter().any(|point| point == "/")
+    points.is_empty() || points.iter().any(|point| point == Path::new("/"))
 }
 
 /// Whether this process runs under a seccomp filter (proc_pid_status(5): mode 2).
@@ -80,7 +80,7 @@ pub fn masked_proc() -> Vec<String> {
     let points = procfs::mount_points().into_iter();
     // binfmt_misc is mounted on a directory that is made for it, which hides nothing.
     points
-        .filter(|point| point.starts_with("/proc") && point != "/proc")
+        .filter(|point| point.starts_with("/proc") && point != Path::new("/proc"))
         .filter(|point| !point.starts_with("/proc/sys/fs/binfmt_misc"))
         .map(|point| point.display().to_string())
         .collect()

@@ -12,6 +12,7 @@
 
 mod clock;
 pub mod compat;
+pub mod cpuid;
 pub mod criu_preload;
 mod fit;
 mod identity;
