@@ -10,6 +10,8 @@
 mod common;
 #[path = "cuts/disk.rs"]
 mod disk;
+#[path = "cuts/fault.rs"]
+mod fault;
 #[path = "cuts/left.rs"]
 mod left;
 
@@ -26,8 +28,8 @@ use std::time::{Duration, Instant};
 use common::local::{Bench, Host, PATIENCE, assert_code, starts_seen};
 use common::long;
 use disk::Disk;
+use fault::{ERRORS, Fault};
 use left::{no_lock_and_no_mount_is_left, no_process_is_left, nothing_is_open_to_others};
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 /// Each worker's jobs are a user's of its own, so that what is left of a run can be told from the others'.
@@ -55,73 +57,11 @@ struct Report {
     call: String,
 }
 
-/// What is done at the moment.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    /// SIGKILL to condor-criu, to the sandbox's init, to criu.
-    Kill,
-    Init,
-    Criu,
-    /// The file system becomes read-only.
-    Disk,
-    /// The call fails, and all that follow too if it is lasting.
-    Error {
-        errno: Errno,
-        lasting: bool,
-    },
-    /// Half is written, and of all that is written later too if it is lasting.
-    Short {
-        lasting: bool,
-    },
-    /// The wall clock jumps by hours.
-    Clock(i64),
-}
-
-impl Fault {
-    /// As `cut` takes it.
-    fn word(self) -> String {
-        let lasts = |lasting: bool| if lasting { "+" } else { "" };
-        match self {
-            Fault::Kill => "kill".into(),
-            Fault::Init => "init".into(),
-            Fault::Criu => "criu".into(),
-            Fault::Disk => "disk".into(),
-            Fault::Error { errno, lasting } => format!("{}{}", errno as i32, lasts(lasting)),
-            Fault::Short { lasting } => format!("short{}", lasts(lasting)),
-            Fault::Clock(hours) => format!("{}s", hours * 3600),
-        }
-    }
-
-    /// Whether the run can come to this: its exit code, or the signal's number below zero.
-    fn allows(self, result: i32) -> bool {
-        match self {
-            Fault::Kill => matches!(result, -9 | 85),
-            Fault::Init => matches!(result, 75 | 85),
-            // The signal could not be answered with a checkpoint, which is said, and the payload got it itself or went on to its end.
-            Fault::Criu | Fault::Disk | Fault::Error { .. } => matches!(result, 85 | 75 | 42 | -15),
-            // Nothing is wrong that anybody has to notice.
-            Fault::Short { .. } | Fault::Clock(_) => result == 85,
-        }
-    }
-
-    /// Whether the log and the payload's own files can be written after it.
-    fn leaves_a_disk(self) -> bool {
-        !matches!(self, Fault::Disk | Fault::Error { lasting: true, .. })
-    }
-}
-
 /// How many moments are tried of all, by the ordinary `./test` and by the long one; spread evenly.
 struct Tried {
     short: usize,
     long: usize,
 }
-
-/// A disk that is full stays full.
-const ERRORS: [Fault; 3] = [
-    Fault::Error { errno: Errno::EIO, lasting: false },
-    Fault::Error { errno: Errno::ENOSPC, lasting: true },
-    Fault::Error { errno: Errno::EDQUOT, lasting: false },
-];
 
 impl Cuts {
     /// With generation 1 in the scratch directory `base`.

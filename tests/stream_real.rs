@@ -1,12 +1,12 @@
 //! The streaming protocol and the archive against the real criu, rootless: a process is dumped through the pipes into an
 //! archive and goes on from there.
 //!
-//! Needs user namespaces, util-linux, and a criu with its libraries in the folder `CONDOR_CRIU_TEST_CRIU`
+//! Needs user namespaces, util-linux, gcc, and a criu with its libraries in the folder `CONDOR_CRIU_TEST_CRIU`
 //! (`criu`, `lib/ld-linux-x86-64.so.2`, `lib/*.so`).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,38 +23,17 @@ use condor_criu::sandbox::criu_preload;
 /// Lines that the payload writes, one every 50 ms.
 const LINES: usize = 40;
 
-/// Numbers that a payload of this many MiB holds, and their sum, bit for bit.
-fn walk(mib: usize) -> (Vec<f64>, u64) {
-    let (mut x, mut at) = (0x9e37_79b9_7f4a_7c15_u64, 0.0);
-    let walk: Vec<f64> = std::iter::repeat_with(|| {
+/// The sum, bit for bit, of the numbers that a payload of this many MiB holds (`payloads/walk.c`).
+fn sum(mib: usize) -> u64 {
+    let (mut x, mut at, mut sum) = (0x9e37_79b9_7f4a_7c15_u64, 0.0, 0.0);
+    for _ in 0..mib << 17 {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
         at += (x >> 11) as f64 / (1_u64 << 53) as f64 - 0.5;
-        at
-    })
-    .take(mib << 17)
-    .collect();
-    let sum = sum(&walk);
-    (walk, sum)
-}
-
-fn sum(walk: &[f64]) -> u64 {
-    walk.iter().sum::<f64>().to_bits()
-}
-
-/// Not a test: what is dumped and restored, started as `stream_real --exact payload --ignored`.
-#[test]
-#[ignore = "the payload of the other tests"]
-fn payload() {
-    let Some(out) = std::env::var_os("STREAM_REAL_OUT") else { return };
-    let mib = std::env::var("STREAM_REAL_MIB").unwrap().parse().unwrap();
-    let (walk, _) = walk(mib);
-    let mut out = File::options().append(true).create(true).open(out).unwrap();
-    for line in 1..=LINES {
-        writeln!(out, "{line} {}", sum(&walk)).unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        sum += at;
     }
+    f64::to_bits(sum)
 }
 
 /// What both scripts begin with: descriptors from outside are closed, and criu has no capability but these.
@@ -75,7 +54,7 @@ const DUMP: &str = r#"
 echo 299 > /proc/sys/kernel/ns_last_pid
 grep Groups: /proc/self/status > groups
 setsid setpriv --no-new-privs --inh-caps=-all --ambient-caps=-all --bounding-set=-all \
-    "$PAYLOAD" --exact payload --ignored </dev/null >stdout 2>&1 &
+    ./walk "$DIR/out" "$MIB" </dev/null >stdout 2>&1 &
 root=$!
 until [ "$(cat out 2>/dev/null | wc -l)" -ge 5 ]; do sleep 0.02; done
 date +%s%N > before
@@ -106,6 +85,10 @@ impl Scene {
         for name in ["img", "work"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/payloads/walk.c");
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-O2", "-pthread", "-o"]).arg(dir.path().join("walk")).arg(source);
+        assert!(gcc.status().unwrap().success());
         Self { dir, criu, mib }
     }
 
@@ -133,9 +116,7 @@ impl Scene {
             .args(["bash", "-c", &format!("{PROLOGUE}{script}")])
             .env("DIR", self.dir.path())
             .env("CRIU", &self.criu)
-            .env("PAYLOAD", std::env::current_exe().unwrap())
-            .env("STREAM_REAL_OUT", self.path("out"))
-            .env("STREAM_REAL_MIB", self.mib.to_string());
+            .env("MIB", self.mib.to_string());
         command
     }
 
@@ -192,9 +173,16 @@ impl Scene {
         })
     }
 
+    /// What has to be rewritten of it to be restored here.
+    fn rewrite(&self) -> Rewrite {
+        let groups = self.read("groups");
+        let groups = groups.trim_start_matches("Groups:").split_whitespace().map(|gid| gid.parse().unwrap()).collect();
+        Rewrite { groups: Some(groups), undrop: true, ..Rewrite::default() }
+    }
+
     /// Every line once, in order, each with the sum of the numbers before the dump.
     fn check(&self) {
-        let (_, sum) = walk(self.mib);
+        let sum = sum(self.mib);
         let expected: String = (1..=LINES).map(|line| format!("{line} {sum}\n")).collect();
         assert_eq!(self.read("out"), expected);
         let at_dump: usize = self.read("lines-at-dump").trim().parse().unwrap();
@@ -219,9 +207,7 @@ fn a_process_goes_on_from_the_archive() {
     for compression in [Compression::Auto, Compression::None, Compression::Gzip { level: 1 }] {
         let scene = Scene::new(64);
         let archive = scene.dump(compression);
-        let groups = scene.read("groups");
-        let groups = groups.trim_start_matches("Groups:").split_whitespace().map(|gid| gid.parse().unwrap()).collect();
-        scene.restore(&archive, Rewrite { groups: Some(groups), undrop: true, ..Rewrite::default() }).unwrap();
+        scene.restore(&archive, scene.rewrite()).unwrap();
         scene.check();
     }
 }
@@ -297,28 +283,24 @@ fn criu_waits_until_memory_is_read() {
     assert!(criu_goes_on(""));
 }
 
-/// Prints what the issue's bars are about; `STREAM_REAL_MIB` sets the size.
+/// Prints how long it takes, and beside it what criu takes by itself, with files instead of pipes.
 #[test]
-#[ignore = "a measurement: cargo test --release --test stream_real -- --ignored --nocapture measure"]
-fn measure() {
-    // ./test --long runs what is ignored too.
-    if std::env::var_os("CONDOR_CRIU_LONG").is_some() {
-        return;
-    }
-    let mib = std::env::var("MEASURE_MIB").map_or(1024, |mib| mib.parse().unwrap());
+#[ignore = "takes minutes: ./test --long"]
+fn a_gibibyte_goes_on_from_the_archive() {
+    const MIB: usize = 1024;
     for compression in [Compression::Auto, Compression::None, Compression::Zstd { level: 1 }] {
-        let scene = Scene::new(mib);
+        let scene = Scene::new(MIB);
         let archive = scene.dump(compression);
-        scene.restore(&archive, Rewrite::default()).unwrap();
+        scene.restore(&archive, scene.rewrite()).unwrap();
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         println!("our peak until now: {}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap());
-        let out = std::fs::read_to_string(scene.path("out")).unwrap();
-        assert_eq!(out.lines().count(), LINES);
+        scene.check();
     }
-    let scene = Scene::new(mib);
+    let scene = Scene::new(MIB);
     assert!(scene.command(DUMP).env("STREAM", "").status().unwrap().success());
     println!("plain: dump {:.2} s", (scene.nanos("after") - scene.nanos("before")) / 1e9);
     let started = now();
     assert!(scene.command(RESTORE).env("STREAM", "").status().unwrap().success());
     println!("restore {:.2} s", (scene.nanos("restored") - started) / 1e9);
+    scene.check();
 }

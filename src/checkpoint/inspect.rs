@@ -32,24 +32,31 @@ pub fn inspect(path: &Path, json: bool) -> Result<Exit, Failure> {
         crate::say!("{value:#}");
         return Ok(Exit::Success);
     }
-    let Manifest { generation, reason, program, host, identity, job_dir, network, inputs, history, .. } = &manifest;
+    say_origin(&manifest);
+    crate::say!("size        {stored} bytes for {content} bytes of content in {} members", members.len());
+    say_needs(&manifest);
+    say_files(&manifest);
+    for member in members {
+        crate::say!("{:>12}  {}", member.size, member.name.as_path().display());
+    }
+    Ok(Exit::Success)
+}
+
+/// Of which job it is, when and where it was made.
+fn say_origin(manifest: &Manifest) {
+    let Manifest { generation, reason, program, host, history, condor_criu, .. } = manifest;
     let of_job = manifest.job.as_deref().map(|job| format!(" of job {job}")).unwrap_or_default();
     crate::say!("generation  {generation}{of_job}, taken at a {reason}, of {program}");
-    crate::say!(
-        "made        {} by condor-criu {} with CRIU {}",
-        when(manifest.created),
-        manifest.condor_criu,
-        host.criu
-    );
+    crate::say!("made        {} by condor-criu {condor_criu} with CRIU {}", when(manifest.created), host.criu);
     crate::say!("on          {}, kernel {}", host.name, host.kernel);
     crate::say!("run so far  {:.0} s", history.run_seconds);
-    crate::say!("size        {stored} bytes for {content} bytes of content in {} members", members.len());
-    crate::say!(
-        "needs       uid {} and gid {} inside, the job's directory at {}",
-        identity.uid,
-        identity.gid,
-        job_dir.display()
-    );
+}
+
+/// What a host must be like.
+fn say_needs(manifest: &Manifest) {
+    let Manifest { host, identity, job_dir, network, .. } = manifest;
+    let (uid, gid) = (identity.uid, identity.gid);
+    crate::say!("needs       uid {uid} and gid {gid} inside, the job's directory at {}", job_dir.display());
     let needs: Vec<&str> = host.cpu.needs.iter().map(String::as_str).collect();
     crate::say!("processor   {}: {}", cpu::level(&host.cpu.needs), needs.join(" "));
     crate::say!("baseline    {}", host.cpu.baseline);
@@ -65,7 +72,11 @@ pub fn inspect(path: &Path, json: bool) -> Result<Exit, Failure> {
         crate::say!("limit       \"{name}\" must allow {used}");
     }
     crate::say!("network     {}", serde_json::to_string(network).unwrap_or_default().trim_matches('"'));
-    for input in inputs {
+}
+
+/// The files that it counts on, and how far the output had come.
+fn say_files(manifest: &Manifest) {
+    for input in &manifest.inputs {
         crate::say!("input       {} ({} bytes), brought by HTCondor", input.path.display(), input.size);
     }
     for file in &manifest.files {
@@ -75,10 +86,6 @@ pub fn inspect(path: &Path, json: bool) -> Result<Exit, Failure> {
     for stream in manifest.streams.iter().filter(|stream| stream.descriptor != 0) {
         crate::say!("output      {} up to byte {}", stream.path.display(), stream.size);
     }
-    for member in members {
-        crate::say!("{:>12}  {}", member.size, member.name.as_path().display());
-    }
-    Ok(Exit::Success)
 }
 
 /// Seconds since the epoch as a date, UTC.

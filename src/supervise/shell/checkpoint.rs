@@ -259,14 +259,7 @@ impl Supervisor {
             attempt: launch.job.attempt(),
             program: launch.program.clone(),
             condor_criu: env!("CARGO_PKG_VERSION").to_owned(),
-            host: Host {
-                name: launch.host.clone(),
-                kernel: launch.kernel.clone(),
-                criu: launch.criu.version.to_string(),
-                cpu: self.processor(),
-                page_size: cpu::page_size(),
-                boot: None,
-            },
+            host: self.host(),
             identity: Inner {
                 uid: launch.identity.inner_uid,
                 gid: launch.identity.inner_gid,
@@ -301,6 +294,18 @@ impl Supervisor {
             },
             history: History { run_seconds: self.history.run_seconds + self.ran(), ..self.history },
         })
+    }
+
+    /// Where this is.
+    fn host(&self) -> Host {
+        Host {
+            name: self.launch.host.clone(),
+            kernel: self.launch.kernel.clone(),
+            criu: self.launch.criu.version.to_string(),
+            cpu: self.processor(),
+            page_size: cpu::page_size(),
+            boot: None,
+        }
     }
 
     /// What the payload needs of a processor, as far as it can be seen by now.
