@@ -1,5 +1,5 @@
-//! Compiles the seven freestanding pieces that the library embeds: the reaper (`src/sandbox/reaper/main.rs`), a program of one
-//! page, and six shared objects, the compatibility helper (`src/sandbox/compat/preload`) and criu's five helpers
+//! Compiles the seven freestanding pieces that the library embeds: the reaper (`src/sandbox/reaper/main.rs`), a program
+//! of one page, and six shared objects, the compatibility helper (`src/sandbox/compat/preload`) and criu's five helpers
 //! (`src/sandbox/criu_preload`). They are no cargo targets of their own: they must not be linked with libc or with the
 //! target's flags.
 

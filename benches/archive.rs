@@ -1,4 +1,5 @@
-//! How fast the archive is, alone and in its parts: `cargo bench --bench archive [MiB] [content]`, content as in "float64 walk".
+//! How fast the archive is, alone and in its parts: `cargo bench --bench archive [MiB] [content]`, content as in
+//! "float64 walk".
 //!
 //! No number is asserted: the machine decides. Each line is the best of five, since what disturbs only ever slows.
 #![allow(clippy::unwrap_used)]

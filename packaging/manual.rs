@@ -1,5 +1,6 @@
-//! Writes the manual pages and the shell completions, from the same declarations that the program reads its command line by: so
-//! they cannot name a flag that is not there. Nothing of it is kept in the repository; `packaging/build` puts it into the packages.
+//! Writes the manual pages and the shell completions, from the same declarations that the program reads its command
+//! line by: so they cannot name a flag that is not there. Nothing of it is kept in the repository; `packaging/build`
+//! puts it into the packages.
 //!
 //!     cargo run --example manual -- DIR      DIR/man/*.1, DIR/completions/condor-criu.{bash,fish}, DIR/completions/_condor-criu
 

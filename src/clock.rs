@@ -1,5 +1,5 @@
-//! The wall clock, which may be set at any time by hours: only what is a time of day by its meaning goes by it. How long something took is
-//! told by clocks that nobody sets.
+//! The wall clock, which may be set at any time by hours: only what is a time of day by its meaning goes by it. How
+//! long something took is told by clocks that nobody sets.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,7 +21,8 @@ pub fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// This boot of the host, and how long it has lasted: with the time that it was asleep, without that by which its clock was set.
+/// This boot of the host, and how long it has lasted: with the time that it was asleep, without that by which its clock
+/// was set.
 pub fn boot() -> Option<Boot> {
     // proc_sys_kernel(5)
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();

@@ -15,8 +15,8 @@ use crate::settings::{Layer, Settings};
 use crate::supervise::{self, RunOptions};
 use crate::{rehearse, report};
 
-/// The words of the command line. A job that the access point has wrapped (condor-config/access-point.conf) has its own arguments, whatever
-/// they are, and its program in the job ad: then this is `run`.
+/// The words of the command line. A job that the access point has wrapped (condor-config/access-point.conf) has its own
+/// arguments, whatever they are, and its program in the job ad: then this is `run`.
 pub fn words() -> Vec<OsString> {
     let mut given: Vec<OsString> = std::env::args_os().collect();
     // What the program itself starts in the sandbox is no job.

@@ -6,7 +6,8 @@ use std::fmt;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-/// Checkpoint exit code when the job ad names none: a requeue after a vacate (docs/measurements.md, "The default exit code").
+/// Checkpoint exit code when the job ad names none: a requeue after a vacate (docs/measurements.md, "The default exit
+/// code").
 pub const DEFAULT_CHECKPOINT_CODE: u8 = 85;
 
 /// How a process ended, as wait(2) tells it.
@@ -103,7 +104,8 @@ impl Failure {
         self
     }
 
-    /// The same failure of this host, if a checkpoint is `there`: it is whole, and another host may have what this one lacks.
+    /// The same failure of this host, if a checkpoint is `there`: it is whole, and another host may have what this one
+    /// lacks.
     pub fn of_this_host_if(self, there: bool) -> Self {
         if there { self.with_exit(Exit::CannotRestoreHere) } else { self }
     }

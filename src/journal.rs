@@ -1,5 +1,5 @@
-//! `condor-criu.log`, in the scratch directory: what we did and why. stdout and stderr belong to the payload alone. docs/log.md describes
-//! its two forms.
+//! `condor-criu.log`, in the scratch directory: what we did and why. stdout and stderr belong to the payload alone.
+//! docs/log.md describes its two forms.
 
 mod json;
 mod record;
@@ -33,8 +33,8 @@ static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 /// Appends to the log from now on. Times are UTC.
 pub fn open(scratch: &Path, level: tracing::Level, format: LogFormat) -> io::Result<()> {
-    // Not through a link that a payload has put there, which would lead out of what the sandbox lets it write to; nor does a pipe
-    // keep us waiting.
+    // Not through a link that a payload has put there, which would lead out of what the sandbox lets it write to; nor
+    // does a pipe keep us waiting.
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let file = options.open(scratch.join(NAME))?;

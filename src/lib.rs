@@ -1,7 +1,7 @@
 //! condor-criu: saves and restores any program that runs as an HTCondor job.
 //!
-//! The folders are the rooms of the house; a room imports only from rooms below it (docs/architecture.md). Data goes one way:
-//! job ad and flags → settings → plan → sandbox → event loop → archive → exit status.
+//! The folders are the rooms of the house; a room imports only from rooms below it (docs/architecture.md). Data goes
+//! one way: job ad and flags → settings → plan → sandbox → event loop → archive → exit status.
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 compile_error!(

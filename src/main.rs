@@ -26,8 +26,8 @@ fn main() -> ExitCode {
     leave(exit)
 }
 
-/// On stderr, if it takes that soon: who reads it may have stalled, and the end does not wait for a reader. `crate::say_err!` panics where stderr
-/// is on a full disk, and the exit status would be another.
+/// On stderr, if it takes that soon: who reads it may have stalled, and the end does not wait for a reader.
+/// `crate::say_err!` panics where stderr is on a full disk, and the exit status would be another.
 fn tell(words: &str) {
     /// Milliseconds.
     const SOON: u16 = 1000;
@@ -38,7 +38,8 @@ fn tell(words: &str) {
     }
 }
 
-/// Ends this process in the way that the status says: by a code, or by the signal itself, so that HTCondor sees `ExitBySignal`.
+/// Ends this process in the way that the status says: by a code, or by the signal itself, so that HTCondor sees
+/// `ExitBySignal`.
 fn leave(exit: Exit) -> ExitCode {
     match exit.status() {
         Ended::Exited(code) => ExitCode::from(code),

@@ -1,7 +1,7 @@
 //! Member names: relative paths of any bytes, as Linux has them, kept readable in the JSON index.
 //!
-//! A name comes from an archive that may have been made by anyone, and ends as a path on a disk, so the one check of what
-//! a name may be lives here and both sides use it.
+//! A name comes from an archive that may have been made by anyone, and ends as a path on a disk. So the one check of
+//! what a name may be lives here, and both sides use it.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;

@@ -1,5 +1,6 @@
-//! What proc(5) tells, read as bytes. A process may call itself anything (prctl(2)), and so may a directory that something is mounted on:
-//! a name that is not UTF-8 must not hide the lines around it. What has ended meanwhile tells nothing, and is no error.
+//! What proc(5) tells, read as bytes. A process may call itself anything (prctl(2)), and so may a directory that
+//! something is mounted on: a name that is not UTF-8 must not hide the lines around it. What has ended meanwhile tells
+//! nothing, and is no error.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;

@@ -1,5 +1,5 @@
-//! Words for people, on stdout and stderr. A reader that has gone (`inspect … | head`) or a full disk is no reason to panic, as `println!`
-//! does, nor to end with another status.
+//! Words for people, on stdout and stderr. A reader that has gone (`inspect … | head`) or a full disk is no reason to
+//! panic, as `println!` does, nor to end with another status.
 
 /// As `println!`, for whoever still reads.
 #[macro_export]

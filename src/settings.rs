@@ -1,7 +1,7 @@
 //! Flags, environment, job ad and TOML files → one `Settings` value, resolved once.
 //!
-//! Every source is first a [`Layer`] of texts by key, with the words that name it; the strongest layer that has a key
-//! wins; then each text is read into its type, and an error names the source that the text came from.
+//! Every source is first a [`Layer`] of texts by key, with the words that name it. The strongest layer that has a key
+//! wins. Then each text is read into its type, and an error names the source that the text came from.
 
 mod values;
 pub mod words;
@@ -24,7 +24,8 @@ use crate::sandbox::compat::Compat;
 use values::*;
 use words::{word, word_in_any_case};
 
-/// The OSPool's measured lower bound: at least 9 cpu hours lie between two lost attempts (docs/measurements.md, "Time between evictions").
+/// The OSPool's measured lower bound: at least 9 cpu hours lie between two lost attempts (docs/measurements.md, "Time
+/// between evictions").
 pub const MEAN_TIME_BETWEEN_EVICTIONS: Duration = Duration::from_secs(9 * 3600);
 /// The part of the time that checkpoints may cost.
 pub const SHARE_MAX: f64 = 0.05;
@@ -87,7 +88,8 @@ pub enum Interval {
 /// Which of the host's files travel with a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CarryFiles {
-    /// Whether those that are mapped or open do; `None` means unless the job runs in a container image, which the next host has too.
+    /// Whether those that are mapped or open do; `None` means unless the job runs in a container image, which the next
+    /// host has too.
     pub auto: Option<bool>,
     /// Patterns of more.
     pub patterns: Vec<String>,

@@ -1,6 +1,6 @@
-//! condor-criu inside Apptainer, as OSPool starts jobs: an ordinary user of a host with Apptainer, whose scratch directory is bound into the
-//! container, runs the bundle there. The program is moved to another such container on another host, under another uid and another
-//! path, and its output is that of the program in the container alone.
+//! condor-criu inside Apptainer, as OSPool starts jobs: an ordinary user of a host with Apptainer, whose scratch
+//! directory is bound into the container, runs the bundle there. The program is moved to another such container on
+//! another host, under another uid and another path, and its output is that of the program in the container alone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

@@ -182,8 +182,8 @@ fn a_full_disk_while_packing_costs_nothing() {
     let bench = Bench::new();
     let host = with_checkpoint(&bench, "host", "100");
     let small = bench.host("small", FIRST_USER);
-    // A mount namespace of its own, so that the small disk goes with the test. What is written while it is full must fit into
-    // pages that files have already: a few lines of the log, and of stdout.
+    // A mount namespace of its own, so that the small disk goes with the test. What is written while it is full must
+    // fit into pages that files have already: a few lines of the log, and of stdout.
     let script = format!(
         "mount -t tmpfs -o size=12m,mode=0777 tmpfs {small} && cp -p {from}/count.py {from}/criu-checkpoint.tar.zst {small}/ && \
          cd {small} && : >_condor_stdout && echo first line >condor-criu.log && chown {user} * && \

@@ -1,5 +1,5 @@
-//! No program can tell by its system calls that it was saved: every kind of blocking call goes on as it does when the kernel stops a
-//! program and lets it go on, with the time that was left.
+//! No program can tell by its system calls that it was saved: every kind of blocking call goes on as it does when the
+//! kernel stops a program and lets it go on, with the time that was left.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -17,8 +17,8 @@ use common::local::{Bench, FIRST_USER, Host, PATIENCE, SECOND_USER, assert_code,
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// These write what is left of their time themselves when they are interrupted: while they are stopped, it stands still, as it does when
-/// the kernel stops them. And so it does for criu's timerfd.
+/// These write what is left of their time themselves when they are interrupted: while they are stopped, it stands
+/// still, as it does when the kernel stops them. And so it does for criu's timerfd.
 const REST_STANDS_STILL: [&str; 4] = ["ppoll(timeout)", "select(timeout)", "pselect(timeout)", "read(timerfd)"];
 /// The kernel lets these return EINTR after a stop. Here they go on.
 const BETTER: [&str; 3] = ["epoll_wait", "epoll_pwait2", "sigwaitinfo"];

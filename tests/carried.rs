@@ -1,5 +1,5 @@
-//! A payload that was started on Debian 13 goes on on Debian 12 or 11, which has other versions of everything that it has mapped, or nothing of
-//! that name, and from there on Debian 13 again.
+//! A payload that was started on Debian 13 goes on on Debian 12 or 11, which has other versions of everything that it
+//! has mapped, or nothing of that name, and from there on Debian 13 again.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -23,7 +23,8 @@ fn root(name: &str) -> PathBuf {
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
-/// `condor-criu run` with these words in `host`'s scratch directory, on a host whose root is `tree`. It runs in there as pid 1.
+/// `condor-criu run` with these words in `host`'s scratch directory, on a host whose root is `tree`. It runs in there
+/// as pid 1.
 fn start(bench: &Bench, tree: &Path, host: &Host<'_>, words: &str) -> Child {
     let name = host.scratch.strip_prefix(bench.path()).unwrap().display();
     let job = format!(
@@ -47,7 +48,8 @@ fn vacate(mut job: Child, host: &Host<'_>, line: &str) -> ExitStatus {
     job.wait().unwrap()
 }
 
-/// From Debian 13 to an older one (`old`: 12, `older`: 11) and back; stdout and the files named must be those of a run on Debian 13 alone.
+/// From Debian 13 to an older one (`old`: 12, `older`: 11) and back; stdout and the files named must be those of a run
+/// on Debian 13 alone.
 fn there_and_back(other: &str, payload: &str, content: &[u8], words: &str, files: &[&str]) {
     let bench = Bench::new();
     let (new, old) = (root("numeric"), root(other));

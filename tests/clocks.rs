@@ -1,5 +1,5 @@
-//! Hosts whose uptimes differ by days, which a time namespace makes: clocks go on without a jump, and sleeps end when they should, on the way to
-//! a smaller uptime and to a larger one.
+//! Hosts whose uptimes differ by days, which a time namespace makes: clocks go on without a jump, and sleeps end when
+//! they should, on the way to a smaller uptime and to a larger one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -18,7 +18,8 @@ const PAYLOAD: &[u8] = include_bytes!("payloads/clocks.py");
 const PATIENCE: Duration = Duration::from_secs(120);
 const DAY: i64 = 86_400;
 
-/// `condor-criu run` on a host that has been up for this much longer than this machine, and with another reading of CLOCK_BOOTTIME.
+/// `condor-criu run` on a host that has been up for this much longer than this machine, and with another reading of
+/// CLOCK_BOOTTIME.
 fn start(bench: &Bench, host: &Host<'_>, days: i64) -> Child {
     let user = host.user.to_string();
     let run = format!("{} run --criu {} -- python3 clocks.py", bench.binary().display(), real_criu().display());

@@ -14,7 +14,8 @@ use nix::sys::signal::Signal;
 
 const POOL: &str = include_str!("payloads/compat/pool.py");
 
-/// Through two vacates, at these lines of its output, to other hosts; the output is that of an uninterrupted run without the helper.
+/// Through two vacates, at these lines of its output, to other hosts; the output is that of an uninterrupted run
+/// without the helper.
 fn moved_twice(bench: &Bench, inputs: &[(&str, &[u8])], words: &[&str], lines: [&str; 2], code: i32) -> String {
     let on = |host: &Host<'_>| {
         host.job_ad(85);

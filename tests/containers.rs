@@ -1,5 +1,6 @@
-//! condor-criu inside a container of rootless crun, which is what Podman runs: as its default configuration has it, with nothing masked, and with
-//! a seccomp filter. Where the kernel forbids it, `doctor` has the line for whoever starts the container.
+//! condor-criu inside a container of rootless crun, which is what Podman runs: as its default configuration has it,
+//! with nothing masked, and with a seccomp filter. Where the kernel forbids it, `doctor` has the line for whoever
+//! starts the container.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

@@ -1,9 +1,9 @@
-//! At every moment of a run something is done to it: it, its init or its criu is killed, its disk is full, broken or read-only, its writes are
-//! short, its clock jumps. Whatever the moment, one generation is whole, the job goes on from it with whole output, and
-//! nothing of the sandbox is left.
+//! At every moment of a run something is done to it: it, its init or its criu is killed, its disk is full, broken or
+//! read-only, its writes are short, its clock jumps. Whatever the moment, one generation is whole, the job goes on from
+//! it with whole output, and nothing of the sandbox is left.
 //!
-//! `tests/cuts/cut.c` does it, from outside; a moment is a system call. The run is one that restores generation 1, and saves and commits
-//! generation 2 at a vacate.
+//! `tests/cuts/cut.c` does it, from outside; a moment is a system call. The run is one that restores generation 1, and
+//! saves and commits generation 2 at a vacate.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -262,7 +262,8 @@ impl Cuts {
             began.elapsed().as_secs_f64()
         );
         assert!(failed.is_empty(), "{} failed; the first:\n{}", failed.len(), failed[0]);
-        // The number of points differs from run to run, by what threads do and how often criu looks for something to come.
+        // The number of points differs from run to run, by what threads do and how often criu looks for something to
+        // come.
         assert!(missed * 5 <= chosen.len() + 5, "{missed} of {} runs ended before their point", chosen.len());
     }
 }
@@ -339,7 +340,8 @@ fn a_clock_that_is_set_before_a_restart_in_place_changes_no_interval() {
         assert!(host.log().contains("reason=interval"), "{}", host.log());
         let fault = (Fault::Clock(hours), 1);
         assert_eq!(cuts.run(&host, &words, fault, Signal::SIGTERM, None).result, 85, "{}", host.log());
-        // By the price of a checkpoint that takes a second or two; one of five hours is four days, one of no time is one second.
+        // By the price of a checkpoint that takes a second or two; one of five hours is four days, one of no time is
+        // one second.
         let seconds = next_checkpoint(&host);
         assert!((30.0..3600.0).contains(&seconds), "{hours} h: {seconds} s\n{}", host.log());
     }

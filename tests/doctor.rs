@@ -1,5 +1,5 @@
-//! `doctor`, `advertise` and `bundle` with the real criu: on a host that has all, and on hosts that lack one thing each. A host that lacks
-//! something is this one with a namespace, a mount or a filter in between.
+//! `doctor`, `advertise` and `bundle` with the real criu: on a host that has all, and on hosts that lack one thing
+//! each. A host that lacks something is this one with a namespace, a mount or a filter in between.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

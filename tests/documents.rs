@@ -1,4 +1,5 @@
-//! The documents agree with the repository: a promise names tests that exist, every setting has its row, no link leads nowhere.
+//! The documents agree with the repository: a promise names tests that exist, every setting has its row, no link leads
+//! nowhere.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -19,8 +20,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The names of the tests in a file: functions with `#[test]`, and those that a macro makes tests of the pool. Those that are ignored
-/// because they take minutes are the second set; others that are ignored are no tests.
+/// The names of the tests in a file: functions with `#[test]`, and those that a macro makes tests of the pool. Those
+/// that are ignored because they take minutes are the second set; others that are ignored are no tests.
 fn tests_in(source: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut found, mut long) = (BTreeSet::new(), BTreeSet::new());
     for after in source.split("#[test]").skip(1) {

@@ -1,4 +1,5 @@
-//! Every run ends within seconds of its cause: whatever the standard streams are, whoever reads them, and whatever dies.
+//! Every run ends within seconds of its cause: whatever the standard streams are, whoever reads them, and whatever
+//! dies.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -65,8 +66,8 @@ fn with_streams(command: &mut Command, streams: Streams) -> Others {
     vec![ours]
 }
 
-/// A host with a checkpoint that no host can restore: it is another user's program on a processor that does not exist here is too much to
-/// fake, so the file is of a newer format, which is refused in the same way.
+/// A host with a checkpoint that no host can restore: it is another user's program on a processor that does not exist
+/// here is too much to fake, so the file is of a newer format, which is refused in the same way.
 fn with_newer_checkpoint(host: &Host<'_>) {
     let mut job = host.start(&["--", "sh", "-c", "echo up; sleep 60"]);
     job.until_output("up").signal(Signal::SIGTERM);

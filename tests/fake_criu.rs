@@ -1,5 +1,5 @@
-//! What the real criu cannot be made to do at will: hang, die, lie. A shell script stands for it; what it does not play is
-//! passed on to the real one.
+//! What the real criu cannot be made to do at will: hang, die, lie. A shell script stands for it; what it does not play
+//! is passed on to the real one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -12,8 +12,8 @@ use nix::sys::signal::Signal;
 
 const COUNT: &str = include_str!("payloads/count.py");
 
-/// Makes `play`, the body of a `case` over criu's first argument, this host's criu. The real one is in a folder beside it, which
-/// the sandbox binds with it; `$real` runs it.
+/// Makes `play`, the body of a `case` over criu's first argument, this host's criu. The real one is in a folder beside
+/// it, which the sandbox binds with it; `$real` runs it.
 fn fake(host: &mut Host<'_>, play: &str) {
     let folder = host.scratch.parent().unwrap().join("fake");
     let copied = std::process::Command::new("cp").arg("-r").arg(real_criu()).arg(&folder).status().unwrap();
@@ -117,7 +117,8 @@ fn comes_to_nothing(play: &str, said: &str) {
     assert_eq!(std::fs::metadata(host.checkpoint()).unwrap().len(), 0);
 }
 
-/// A real criu, killed when it has written every image and holds the tree: our socket is gone as soon as it waits there.
+/// A real criu, killed when it has written every image and holds the tree: our socket is gone as soon as it waits
+/// there.
 const KILLED_WHILE_IT_HOLDS: &str = "dump) $real \"$@\" & real=$!; while [ -S /job/.condor-criu/images/held.sock ]; do sleep 0.01; done; \
      kill -KILL $real; wait $real; kill -KILL $$;;";
 
@@ -301,7 +302,8 @@ fn a_criu_that_is_killed_inside_the_payload_leaves_nothing_to_go_on_with() {
 
 #[test]
 fn criu_has_the_capabilities_that_it_needs_and_no_way_to_others() {
-    // CAP_DAC_OVERRIDE is 1, CAP_DAC_READ_SEARCH 2, CAP_NET_ADMIN 12, CAP_NET_RAW 13, CAP_SYS_PTRACE 19, CAP_CHECKPOINT_RESTORE 40 (<linux/capability.h>).
+    // CAP_DAC_OVERRIDE is 1, CAP_DAC_READ_SEARCH 2, CAP_NET_ADMIN 12, CAP_NET_RAW 13, CAP_SYS_PTRACE 19,
+    // CAP_CHECKPOINT_RESTORE 40 (<linux/capability.h>).
     let always = (1_u64 << 1) | (1 << 2) | (1 << 19) | (1 << 40);
     for (network, expected) in [("host", always), ("private", always | (1 << 12) | (1 << 13))] {
         let bench = Bench::new();

@@ -1,5 +1,6 @@
-//! Files as users have them: any mode, name and kind. What was committed comes back, on this host and on another; what cannot come back is
-//! refused before there is a checkpoint, with the cause. `tests/trees.rs` asks the same of trees that chance makes.
+//! Files as users have them: any mode, name and kind. What was committed comes back, on this host and on another; what
+//! cannot come back is refused before there is a checkpoint, with the cause. `tests/trees.rs` asks the same of trees
+//! that chance makes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

@@ -1,4 +1,5 @@
-//! docs/first-job.md by the letter: its commands, in its order, in an empty Debian 12, which has no HTCondor. The page is the transcript.
+//! docs/first-job.md by the letter: its commands, in its order, in an empty Debian 12, which has no HTCondor. The page
+//! is the transcript.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -21,7 +22,8 @@ fn commands(page: &str) -> Vec<(bool, &str)> {
     blocks.map(|(info, rest)| (info.trim() == "root", rest.split("```").next().unwrap())).collect()
 }
 
-/// What the page's machine has and this root has not: services, a user, mirrors that are not frozen, and the package where the page says.
+/// What the page's machine has and this root has not: services, a user, mirrors that are not frozen, and the package
+/// where the page says.
 const MACHINE: &str = r#"
 echo 'Acquire::Check-Valid-Until "false";' >/etc/apt/apt.conf.d/98frozen
 useradd --create-home --shell /bin/bash reader

@@ -1,4 +1,5 @@
-//! The gate: what a checkpoint needs of a host is in its manifest, and a host that does not have it says so before anything is unpacked.
+//! The gate: what a checkpoint needs of a host is in its manifest, and a host that does not have it says so before
+//! anything is unpacked.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

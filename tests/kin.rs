@@ -1,4 +1,5 @@
-//! Kinship survives any number of moves: nothing of the tree is ever left out, and nobody gets another parent, session or group.
+//! Kinship survives any number of moves: nothing of the tree is ever left out, and nobody gets another parent, session
+//! or group.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

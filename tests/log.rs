@@ -1,4 +1,5 @@
-//! `condor-criu.log` as JSON, with the real criu on this machine: every line is an object, and whoever reads the log reads this form too.
+//! `condor-criu.log` as JSON, with the real criu on this machine: every line is an object, and whoever reads the log
+//! reads this form too.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

@@ -114,7 +114,8 @@ fn a_payload_may_end_its_children_in_the_moment_of_a_restore() {
     assert_eq!(next.stdout(), "begun\n{-9}\n");
 }
 
-/// The payload's stdin is a pipe of ours because it was one at the first start; that it is none any more at the next must not be forgotten.
+/// The payload's stdin is a pipe of ours because it was one at the first start; that it is none any more at the next
+/// must not be forgotten.
 #[test]
 fn a_stdin_that_is_a_pipe_only_at_the_first_start_is_restored_twice() {
     let bench = Bench::new();

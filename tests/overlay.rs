@@ -1,4 +1,5 @@
-//! criu's helper for overlays: what stat(2) answers with it is what the kernel says of a mapping, on an overlay and elsewhere.
+//! criu's helper for overlays: what stat(2) answers with it is what the kernel says of a mapping, on an overlay and
+//! elsewhere.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

@@ -1,5 +1,5 @@
-//! The packages that `packaging/build` makes, of the binary under test: installed in a clean root, and a program is moved with nothing but
-//! what they have brought.
+//! The packages that `packaging/build` makes, of the binary under test: installed in a clean root, and a program is
+//! moved with nothing but what they have brought.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

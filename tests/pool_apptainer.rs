@@ -1,5 +1,5 @@
-//! HTCondor's container universe on the real pool: the execution points have Apptainer, the job brings the image and the bundle, and a vacate
-//! moves it to the other host, where it goes on in another container under another uid.
+//! HTCondor's container universe on the real pool: the execution points have Apptainer, the job brings the image and
+//! the bundle, and a vacate moves it to the other host, where it goes on in another container under another uid.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -33,7 +33,8 @@ fn pool() -> Pool {
     pool
 }
 
-/// Vacates it once or twice, and looks at what is left; its first line tells whether the image's Python ran, and not the host's.
+/// Vacates it once or twice, and looks at what is left; its first line tells whether the image's Python ran, and not
+/// the host's.
 #[track_caller]
 fn is_moved(times: usize, job: &Job<'_>) {
     // On a busy machine it is at any step when it is saved, and so the second time its own log is asked.

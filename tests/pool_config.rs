@@ -32,7 +32,8 @@ fn pool_with_criu(series: Series) -> Pool {
     pool
 }
 
-/// Counts to 60, says what it was called with, and is put to 3. At 30 it waits until it has been moved, however busy the machine is.
+/// Counts to 60, says what it was called with, and is put to 3. At 30 it waits until it has been moved, however busy
+/// the machine is.
 const PROGRAM: &str = "#!/bin/sh\necho \"called $*\"\nn=0\nwhile [ $n -lt 60 ]; do\nsleep 0.1; n=$((n + 1)); echo \"line $n\"\n\
     while [ $n = 30 ] && ! grep -q 'runs again' condor-criu.log; do sleep 0.1; done\ndone\nexit 3\n";
 
@@ -143,7 +144,8 @@ fn several_jobs_and_a_dag(series: Series) {
     pool.ask(Host::Ap, "alice", &["sh", "-c", script]);
     let read = |place: &str, name: &str| std::fs::read_to_string(folder.join(place).join(name)).unwrap_or_default();
     let deadline = std::time::Instant::now() + PATIENCE;
-    // Each of them once or twice, when it has run for a while: one that was taken away before it ran has nothing to go on from.
+    // Each of them once or twice, when it has run for a while: one that was taken away before it ran has nothing to go
+    // on from.
     let young = "WantCriu =?= true && JobStatus == 2 && NumJobStarts < 3 && time() - JobCurrentStartDate > 1";
     while !jobs.iter().all(|(place, _)| read(place, "out").contains("line 60\n")) {
         pool.exec(Host::Ap, "root", &["condor_vacate_job", "-constraint", young]);

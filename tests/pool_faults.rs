@@ -1,5 +1,5 @@
-//! What an administrator does to execution points, and many evictions, on real pools that are made for it. `pool_matrix` has the events that
-//! no job survives in place.
+//! What an administrator does to execution points, and many evictions, on real pools that are made for it.
+//! `pool_matrix` has the events that no job survives in place.
 
 mod common;
 
@@ -148,8 +148,8 @@ fn twenty_jobs_and_random_evictions(series: Series) {
     }
 }
 
-/// One of HTCondor's commands to the master of an execution point, as its administrator gives it there: the access point
-/// forgets masters, which report seldom.
+/// One of HTCondor's commands to the master of an execution point, as its administrator gives it there: the access
+/// point forgets masters, which report seldom.
 #[track_caller]
 fn condor(pool: &Pool, host: Host, argv: &[&str]) {
     let administrator = if host == Host::Ep2 { "pilot" } else { "root" };

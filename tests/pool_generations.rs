@@ -1,4 +1,5 @@
-//! Two generations on the real pool: when two hosts in a row cannot restore the newest, the job goes on from the one before it.
+//! Two generations on the real pool: when two hosts in a row cannot restore the newest, the job goes on from the one
+//! before it.
 
 mod common;
 

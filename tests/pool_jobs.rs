@@ -1,5 +1,6 @@
 //! The whole way of a job on the real pool: condor_submit as an ordinary user, checkpoints in place, evictions of every
-//! kind that a user can cause, restores on the other host under another uid and another path, and the payload's own end.
+//! kind that a user can cause, restores on the other host under another uid and another path, and the payload's own
+//! end.
 
 mod common;
 

@@ -1,6 +1,7 @@
-//! Every way in which an execution point can lose a job, at every moment that matters, on both kinds of execution point: each
-//! event hits one job six times in a row, while it runs, while its checkpoint is on the way to the access point and while it is
-//! being restored, on ep1 and on ep2. Each time the job goes on from the newest checkpoint that the access point has.
+//! Every way in which an execution point can lose a job, at every moment that matters, on both kinds of execution
+//! point: each event hits one job six times in a row, while it runs, while its checkpoint is on the way to the access
+//! point and while it is being restored, on ep1 and on ep2. Each time the job goes on from the newest checkpoint that
+//! the access point has.
 //!
 //! The moments are made long enough to be hit: the network is slow, and so is the criu that the job brings.
 
@@ -37,7 +38,8 @@ const SLOW_CRIU: &str = "#!/bin/sh\n\
     case \" $* \" in *' restore '*) sleep 6;; esac\n\
     exec /opt/criu/lib/ld-linux-x86-64.so.2 --library-path /opt/criu/lib /opt/criu/criu \"$@\"\n";
 
-/// Megabytes that cannot be compressed; with the network below, which is slow in one direction, an upload takes four seconds.
+/// Megabytes that cannot be compressed; with the network below, which is slow in one direction, an upload takes four
+/// seconds.
 const HEAVY: usize = 150;
 const NETWORK: &str = "tc qdisc replace dev eth0 root tbf rate 300mbit burst 1mb latency 50ms";
 
@@ -222,7 +224,8 @@ fn chain(series: Series, events: &[Event]) {
             // Nothing but the restore has happened since: what the access point has is what there was to go on from.
             assert_eq!(from, after, "{leg}: the newest was not used\n{}", count.log());
             if event.cuts_uploads() && moment == Moment::Uploading {
-                // Otherwise this leg would show nothing. (The user log does not tell: 25.14 calls an upload finished that has been cut.)
+                // Otherwise this leg would show nothing. (The user log does not tell: 25.14 calls an upload finished
+                // that has been cut.)
                 assert!(after < saved, "{leg}: generation {saved} had arrived before\n{:#?}", count.job.events());
             }
             if event.is_graceful() && moment == Moment::Running {
@@ -309,7 +312,8 @@ fn slow_network(pool: &Pool, host: Host) {
     pool.ask(host, "root", &["sh", "-c", NETWORK]);
 }
 
-/// Who gives HTCondor's commands to the master of an execution point: the access point forgets masters, which report seldom.
+/// Who gives HTCondor's commands to the master of an execution point: the access point forgets masters, which report
+/// seldom.
 fn administrator(host: Host) -> &'static str {
     if host == Host::Ep2 { "pilot" } else { "root" }
 }

@@ -1,4 +1,5 @@
-//! Hosts that differ, on the real pool: a processor that the checkpoint does not fit, and execution points that have no criu.
+//! Hosts that differ, on the real pool: a processor that the checkpoint does not fit, and execution points that have no
+//! criu.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -19,7 +20,8 @@ const STEER: &str = "requirements = (NumJobStarts > 0 || TARGET.Machine == \"ep1
 
 fn a_lesser_processor_refuses_and_the_job_finds_another(series: Series) {
     let pool = &Pool::up(series);
-    // The second host's processor has SSE2 and nothing more. That this masks its /proc does not matter: nothing is restored there.
+    // The second host's processor has SSE2 and nothing more. That this masks its /proc does not matter: nothing is
+    // restored there.
     let lesser = "echo 'flags : fpu sse sse2 lm' >/run/cpuinfo && mount --bind /run/cpuinfo /proc/cpuinfo";
     pool.ask(Host::Ep2, "root", &["sh", "-c", lesser]);
     let count = Count::to(150).with(STEER).submit(pool);

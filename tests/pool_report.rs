@@ -1,6 +1,6 @@
-//! The report of an eviction storm on the real pool: twenty jobs of one cluster, vacated again and again, some of them without a warning. What
-//! the page says is compared with what HTCondor's history and condor-criu's logs say, and the page is kept for the eye in
-//! target/report-of-a-storm.html.
+//! The report of an eviction storm on the real pool: twenty jobs of one cluster, vacated again and again, some of them
+//! without a warning. What the page says is compared with what HTCondor's history and condor-criu's logs say, and the
+//! page is kept for the eye in target/report-of-a-storm.html.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

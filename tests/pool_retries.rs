@@ -1,5 +1,5 @@
-//! Jobs that a policy starts again after their own end, on the real pool: an attempt that failed by itself is followed by one
-//! from the beginning, with nothing left of it, and an eviction in any attempt is still no attempt.
+//! Jobs that a policy starts again after their own end, on the real pool: an attempt that failed by itself is followed
+//! by one from the beginning, with nothing left of it, and an eviction in any attempt is still no attempt.
 
 mod common;
 
@@ -9,8 +9,8 @@ use common::pool::{Pool, on_both_series};
 
 on_both_series!(retried_from_the_beginning, evicted_in_the_second_attempt, held_by_its_exit_code_and_released,);
 
-/// Fails until its third attempt. What it knows of the attempt is from its first start, and so it is only right if that was not
-/// in an earlier one.
+/// Fails until its third attempt. What it knows of the attempt is from its first start, and so it is only right if that
+/// was not in an earlier one.
 const SCRIPT: &str = "#!/bin/sh\n\
     trap 'exit 4' USR1\n\
     attempt=$(sed -n 's/^NumJobCompletions = //p' .job.ad)\n\

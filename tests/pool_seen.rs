@@ -1,5 +1,5 @@
-//! What a user sees of a job with `condor_q` and in the user log while it runs, on the real pool: whether it is safe, since
-//! when, and what is wrong.
+//! What a user sees of a job with `condor_q` and in the user log while it runs, on the real pool: whether it is safe,
+//! since when, and what is wrong.
 
 mod common;
 

@@ -1,12 +1,13 @@
-//! The scenario of HTCondor's own test of self-checkpointing jobs (`test_checkpoint_ct.py`): a script of nineteen steps, which has
-//! itself vacated after its seventh step in the first run and after its fourteenth in the second. There it saves itself every five steps;
-//! here it knows nothing of checkpoints, and its output is to be the same.
+//! The scenario of HTCondor's own test of self-checkpointing jobs (`test_checkpoint_ct.py`): a script of nineteen
+//! steps, which has itself vacated after its seventh step in the first run and after its fourteenth in the second.
+//! There it saves itself every five steps; here it knows nothing of checkpoints, and its output is to be the same.
 //!
-//! As there: the submit file's attributes, `when_to_transfer_output = ON_EXIT` included, by which a vacate carries nothing; the order of
-//! events in the user log; no hold; `CommittedTime`, and how often it was written. Otherwise than there: the script asks for the number
-//! of its run at each step, because it is never started again; it waits for the vacate as long as it is in that run; and it says what
-//! the original says where it saves itself, because the output is to be the same. It has itself vacated with a token, because the
-//! hosts here are several. And `CommittedTime` is compared with condor-criu's log instead of 15 to 60 s, see [`committed_time`].
+//! As there: the submit file's attributes, `when_to_transfer_output = ON_EXIT` included, by which a vacate carries
+//! nothing; the order of events in the user log; no hold; `CommittedTime`, and how often it was written. Otherwise than
+//! there: the script asks for the number of its run at each step, because it is never started again; it waits for the
+//! vacate as long as it is in that run; and it says what the original says where it saves itself, because the output is
+//! to be the same. It has itself vacated with a token, because the hosts here are several. And `CommittedTime` is
+//! compared with condor-criu's log instead of 15 to 60 s, see [`committed_time`].
 
 mod common;
 
@@ -20,10 +21,11 @@ on_both_series!(without_anything_at_a_vacate, with_a_checkpoint_at_a_vacate);
 
 const STEPS: usize = 19;
 
-/// `condor_q` and `condor_vacate_job` are the real ones, in a process of their own. One that lives across a checkpoint finds its connection to
-/// the access point closed after the restore (it is in the host's network) and fails: seen on 23.9, where the schedd's log has the
-/// connection's end at the second of the dump and `condor_q` that it "failed to authenticate" a moment after the restore. So it is
-/// asked again, as whoever speaks over a network does, and that is told.
+/// `condor_q` and `condor_vacate_job` are the real ones, in a process of their own. One that lives across a checkpoint
+/// finds its connection to the access point closed after the restore (it is in the host's network) and fails: seen on
+/// 23.9, where the schedd's log has the connection's end at the second of the dump and `condor_q` that it "failed to
+/// authenticate" a moment after the restore. So it is asked again, as whoever speaks over a network does, and that is
+/// told.
 const SCRIPT: &str = r#"#!/usr/bin/python3
 import os
 import subprocess
@@ -70,7 +72,8 @@ print(f"Completed all {steps} steps.")
 "#;
 
 fn without_anything_at_a_vacate(pool: &Pool) {
-    // A vacate carries nothing, and the script must have been saved in each run; the original saves itself after five seconds.
+    // A vacate carries nothing, and the script must have been saved in each run; the original saves itself after five
+    // seconds.
     scenario(pool, "ON_EXIT");
 }
 
@@ -134,10 +137,10 @@ fn is_as_in_the_original(pool: &Pool, job: &Job<'_>, when: &str) {
     pool.ask(Host::Ap, "alice", &["condor_rm", job.id()]);
 }
 
-/// How HTCondor counts it (starter and shadow; measured by this on 23.9 and 25.14): at each checkpoint that is carried while the job runs, the
-/// life of the process that has just ended, cut to whole seconds; at the end, the time since the last of these exits or since the
-/// start of the run; at a vacate nothing, whether its checkpoint is used or not. The original has four lives and wants 15 s; here are
-/// six to eight, each cut, so that 15 s can be less than 10.
+/// How HTCondor counts it (starter and shadow; measured by this on 23.9 and 25.14): at each checkpoint that is carried
+/// while the job runs, the life of the process that has just ended, cut to whole seconds; at the end, the time since
+/// the last of these exits or since the start of the run; at a vacate nothing, whether its checkpoint is used or not.
+/// The original has four lives and wants 15 s; here are six to eight, each cut, so that 15 s can be less than 10.
 fn committed_time(ad: &serde_json::Value, log: &str, when: &str) {
     let time = |line: &str| line.split(' ').next()?.parse::<jiff::Timestamp>().ok();
     let (mut counted, mut all, mut lives) = (0.0, 0.0, 0.0);

@@ -1,5 +1,6 @@
-//! Real programs as jobs of the real pool, each moved between the hosts by vacates: the rows of the published matrix that failed there. Each is
-//! compared with a second job of the same kind that nobody disturbs: standard output and every output file, byte for byte.
+//! Real programs as jobs of the real pool, each moved between the hosts by vacates: the rows of the published matrix
+//! that failed there. Each is compared with a second job of the same kind that nobody disturbs: standard output and
+//! every output file, byte for byte.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -32,7 +33,8 @@ struct Program<'a> {
 }
 
 impl Program<'_> {
-    /// HTCondor 23.9 gives a job neither HOME nor PATH. Open MPI does not start without them, whoever starts it; Python does.
+    /// HTCondor 23.9 gives a job neither HOME nor PATH. Open MPI does not start without them, whoever starts it; Python
+    /// does.
     fn submit<'p>(&self, pool: &'p Pool) -> Job<'p> {
         let names: Vec<&str> = self.files.iter().map(|(name, _)| *name).collect();
         let text = format!(
@@ -92,7 +94,8 @@ fn python_multiprocessing(pool: &Pool) {
     program.moves(pool);
 }
 
-/// The server is on the access point. A restore closes the connection; the client asks again, and its answers are the same.
+/// The server is on the access point. A restore closes the connection; the client asks again, and its answers are the
+/// same.
 fn a_tcp_client_that_connects_again(pool: &Pool) {
     const SERVER: &str = include_str!("payloads/server.py");
     let port = format!("/tmp/port-{}", std::process::id());
@@ -175,7 +178,8 @@ fn lammps_under_mpirun() {
     program.moves(&pool);
 }
 
-/// Compared by the trajectory and the final positions; md.log and md.cpt have times and host names, md.edr is compared too.
+/// Compared by the trajectory and the final positions; md.log and md.cpt have times and host names, md.edr is compared
+/// too.
 #[test]
 #[ignore = "takes minutes: ./test --long"]
 fn gromacs() {

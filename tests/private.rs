@@ -100,8 +100,8 @@ fn a_restored_payload_has_no_capability_and_no_way_to_one() {
     for line in lines {
         let expected = match line.split(':').next() {
             Some("NoNewPrivs") => "1",
-            // criu cannot empty the bounding set without CAP_SETPCAP, and leaves its own. It is a bound for what an execve(2) may
-            // add, and with no_new_privs that adds nothing (capabilities(7)).
+            // criu cannot empty the bounding set without CAP_SETPCAP, and leaves its own. It is a bound for what an
+            // execve(2) may add, and with no_new_privs that adds nothing (capabilities(7)).
             Some("CapBnd") => "0000010000080006",
             _ => "0000000000000000",
         };

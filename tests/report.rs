@@ -21,8 +21,8 @@ impl Log {
         self.text += &format!("{code:03} (012.{proc:03}.000) {date} {hour}:{minute:02}:{second:02} {words}\n...\n");
     }
 
-    /// A job that waits 10 s, is sent in 2 s, runs 100 s, saves itself in 4 s at a vacate, waits 8 s, runs 50 s until it is killed, waits
-    /// 20 s, and runs 60 s to its end, which is sent back in 1 s.
+    /// A job that waits 10 s, is sent in 2 s, runs 100 s, saves itself in 4 s at a vacate, waits 8 s, runs 50 s until
+    /// it is killed, waits 20 s, and runs 60 s to its end, which is sent back in 1 s.
     fn job(&mut self, proc: usize, at: u32) {
         let executing = |host: &str| {
             format!("Job executing on host: <10.0.0.9:9618?alias={host}&x>\n\tSlotName: slot1_1@{host}\n\tCpus = 2")

@@ -1,5 +1,5 @@
-//! What the ads make condor-criu decide, with the real criu on this machine: what a vacate's time allows, a known end of the slot, and
-//! whether a start is a retry.
+//! What the ads make condor-criu decide, with the real criu on this machine: what a vacate's time allows, a known end
+//! of the slot, and whether a start is a retry.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -34,8 +34,9 @@ fn compression_that_a_vacate_has_no_time_for_is_lowered() {
     let host = bench.host("host", FIRST_USER);
     host.write(".job.ad", format!("{AD}JobMaxVacateTime = 1\n"));
     let words = ["--compression", "zstd:19", "--interval", "never", "--", "python3", "-c", COUNT];
-    // Not a periodic one: after that the time until it runs again would be taken for the upload's, and on a busy machine that alone
-    // is more than a second, for which compression is left out. As it is, the upload is taken to be as long as the packing.
+    // Not a periodic one: after that the time until it runs again would be taken for the upload's, and on a busy
+    // machine that alone is more than a second, for which compression is left out. As it is, the upload is taken to be
+    // as long as the packing.
     let mut job = host.start(&words);
     job.until_output("2\n").signal(Signal::SIGUSR2);
     assert_code(&host, job.end(), 85);
@@ -52,7 +53,8 @@ fn compression_that_a_vacate_has_no_time_for_is_lowered() {
     to_the_end(&host, &words);
 }
 
-/// criu has its hands in the program while its memory is packed, and takes them out of it when it finds its pipes closed.
+/// criu has its hands in the program while its memory is packed, and takes them out of it when it finds its pipes
+/// closed.
 #[test]
 fn a_dump_that_is_too_slow_is_given_up_and_harms_nothing() {
     let bench = Bench::new();

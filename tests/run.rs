@@ -50,7 +50,8 @@ fn a_vacated_payload_goes_on_elsewhere_under_another_user() {
     second.job_ad(85).write("count.py", COUNT);
     first.carry_to(&second, &[]);
     let mut job = second.start(&["--", "python3", "count.py", "30"]);
-    // On a busy machine the first host may have come to this line; a signal that comes before a process catches it would stop it.
+    // On a busy machine the first host may have come to this line; a signal that comes before a process catches it
+    // would stop it.
     job.until("condor-criu.log", "the payload runs again").until_output("line19 ").signal(Signal::SIGTSTP);
     assert_code(&second, job.end(), 85);
 
@@ -317,7 +318,8 @@ fn monotonic_time_does_not_jump() {
     job.until_output("up").signal(Signal::SIGTERM);
     assert_code(&host, job.end(), 85);
     drop(job);
-    // Longer than the clocks may be off; the dump itself is part of the sleep, and takes a second where the machine is busy.
+    // Longer than the clocks may be off; the dump itself is part of the sleep, and takes a second where the machine is
+    // busy.
     std::thread::sleep(std::time::Duration::from_secs(8));
     let began = std::time::Instant::now();
     assert_code(&host, host.run(&words), 0);

@@ -1,5 +1,5 @@
-//! What only shows after many rounds: a tree that is saved and restored again and again must not grow, and programs that nobody
-//! has thought of must write what they write undisturbed.
+//! What only shows after many rounds: a tree that is saved and restored again and again must not grow, and programs
+//! that nobody has thought of must write what they write undisturbed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

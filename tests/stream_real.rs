@@ -1,5 +1,5 @@
-//! The streaming protocol and the archive against the real criu, rootless: a process is dumped through the pipes into an
-//! archive and goes on from there.
+//! The streaming protocol and the archive against the real criu, rootless: a process is dumped through the pipes into
+//! an archive and goes on from there.
 //!
 //! Needs user namespaces, util-linux, gcc, and a criu with its libraries in the folder `CONDOR_CRIU_TEST_CRIU`
 //! (`criu`, `lib/ld-linux-x86-64.so.2`, `lib/*.so`).
@@ -273,7 +273,8 @@ fn criu_goes_on(helper: &str) -> bool {
     !sink.waited_in_vain.into_inner()
 }
 
-/// The pipe holds the process's own pages until they are read. criu cleans up in the process and changes one of them for a moment.
+/// The pipe holds the process's own pages until they are read. criu cleans up in the process and changes one of them
+/// for a moment.
 #[test]
 fn criu_waits_until_memory_is_read() {
     let helper = tempfile::NamedTempFile::new().unwrap();

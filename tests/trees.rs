@@ -1,6 +1,7 @@
-//! Trees of files that chance has made: every mode, name, kind of link and special file, holes, attributes, open in every way by two processes,
-//! deleted, renamed, cut, mapped and locked. After three moves the tree, and what each descriptor reads and writes, is that of a run that
-//! nobody disturbed. The payload (`tests/payloads/trees.py`) compares what it sees with what it saw, and prints what it does at the end.
+//! Trees of files that chance has made: every mode, name, kind of link and special file, holes, attributes, open in
+//! every way by two processes, deleted, renamed, cut, mapped and locked. After three moves the tree, and what each
+//! descriptor reads and writes, is that of a run that nobody disturbed. The payload (`tests/payloads/trees.py`)
+//! compares what it sees with what it saw, and prints what it does at the end.
 //!
 //! CONDOR_CRIU_TREES_SEED=N begins with tree N, CONDOR_CRIU_TREES=N makes N trees.
 

@@ -1,5 +1,5 @@
-//! Other kernels and other processors: what this machine has saved goes on in virtual machines under software emulation, or is refused.
-//! Only with `./test --long`: each life in a machine takes up to a minute.
+//! Other kernels and other processors: what this machine has saved goes on in virtual machines under software
+//! emulation, or is refused. Only with `./test --long`: each life in a machine takes up to a minute.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -64,7 +64,8 @@ fn here_in(root: &str, bench: &Bench, host: &Host<'_>, baseline: &str, until: Op
     child.wait().unwrap().code().unwrap()
 }
 
-/// A life in a machine with this kernel and this processor, in a copy of the scratch directory on its own disk; what is left comes back.
+/// A life in a machine with this kernel and this processor, in a copy of the scratch directory on its own disk; what is
+/// left comes back.
 fn there(bench: &Bench, host: &Host<'_>, baseline: &str, machine: (&str, &str), vacate_after: Option<&str>) -> i32 {
     there_in("numeric", bench, host, baseline, machine, vacate_after)
 }
@@ -252,7 +253,8 @@ fn the_clock_of_a_machine_is_set_by_hours_all_the_time() {
     let ends: Vec<&str> = words.lines().filter_map(|line| line.strip_prefix("ended ")).collect();
     let jumps = fs::read_to_string(bench.path().join("jumps")).unwrap().lines().count();
     println!("the clock was set {jumps} times; the lives ended with {ends:?}");
-    // A periodic one, the vacate, perhaps more periodic ones, the end; and the one before the slot's end, of which it was not told in hours.
+    // A periodic one, the vacate, perhaps more periodic ones, the end; and the one before the slot's end, of which it
+    // was not told in hours.
     let (last, before) = ends.split_last().unwrap();
     assert_eq!((before.last(), *last), (Some(&"42"), "85"), "{words}\n{log}");
     assert!(before.len() >= 3 && before[..before.len() - 1].iter().all(|code| *code == "85"), "{words}\n{log}");

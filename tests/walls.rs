@@ -1,5 +1,5 @@
-//! The walls of the house, as docs/architecture.md draws them: a room imports only from rooms below it, and files do not import each other in
-//! a circle. Read from the `use` lines and paths of the sources.
+//! The walls of the house, as docs/architecture.md draws them: a room imports only from rooms below it, and files do
+//! not import each other in a circle. Read from the `use` lines and paths of the sources.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

@@ -1,5 +1,5 @@
-//! The workload suite: real programs, and one program for each thing of the kernel, through three evictions each. The engine is
-//! `common/workload.rs`; `tests/workloads/table` writes docs/workloads.md from a run.
+//! The workload suite: real programs, and one program for each thing of the kernel, through three evictions each. The
+//! engine is `common/workload.rs`; `tests/workloads/table` writes docs/workloads.md from a run.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -304,8 +304,8 @@ const CVMFS: &str = "mkdir tree && cd tree && seq 1000000 1000999 >lines && seq 
 /// They have times, host names and the speed; trajectory, energies and final positions are compared.
 const GROMACS_LOGS: &[&str] = &["md.log", "md.cpt", "md_prev.cpt", "md.err"];
 
-/// The suite again and again, evicted at random moments. The seed is printed; CONDOR_CRIU_SEED takes it again, CONDOR_CRIU_REHEARSALS asks
-/// for another number of rounds.
+/// The suite again and again, evicted at random moments. The seed is printed; CONDOR_CRIU_SEED takes it again,
+/// CONDOR_CRIU_REHEARSALS asks for another number of rounds.
 #[test]
 #[ignore = "takes minutes: ./test --long"]
 fn rehearsals_at_random_moments() {

@@ -1,4 +1,5 @@
-//! `wrap` on submit files of many shapes: what condor_submit makes of the result differs only in what is meant to differ, on both series.
+//! `wrap` on submit files of many shapes: what condor_submit makes of the result differs only in what is meant to
+//! differ, on both series.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -12,8 +13,8 @@ use std::process::Command;
 
 use common::local::FIRST_USER;
 
-/// What `wrap` means to change, and what follows from another executable (another cluster, if there are several), another name of the
-/// file, and another second.
+/// What `wrap` means to change, and what follows from another executable (another cluster, if there are several),
+/// another name of the file, and another second.
 const CHANGED: [&str; 24] = [
     "arguments",
     "args",
@@ -48,7 +49,8 @@ const CONFIG: &str = "LOCAL_DIR = /tmp/c\nLOG = /tmp/c\nSPOOL = /tmp/c\nEXECUTE 
 
 type Ad = BTreeMap<String, String>;
 
-/// The ads that `condor_submit -dry-run` prints: blocks of `Name=value`; those of later jobs have only what differs from the first.
+/// The ads that `condor_submit -dry-run` prints: blocks of `Name=value`; those of later jobs have only what differs
+/// from the first.
 fn ads(text: &str) -> Vec<Ad> {
     let mut ads: Vec<Ad> = Vec::new();
     let mut open = false;

@@ -1,7 +1,7 @@
 //! The moment when a new generation replaces the old one: a rename, after everything is on the disk.
 //!
-//! With `keep = 2` the old one first gets a second name, so that at every moment the newest and, once there are two, the
-//! one before it are there.
+//! With `keep = 2` the old one first gets a second name, so that at every moment the newest and, once there are two,
+//! the one before it are there.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -68,12 +68,12 @@ impl Draft {
         Ok((Draft { path, place, committed: false }, file))
     }
 
-    /// Makes it the checkpoint. The file's content must be on the disk already; when this returns, its name is too, or a warning
-    /// says that it may not be.
+    /// Makes it the checkpoint. The file's content must be on the disk already; when this returns, its name is too, or
+    /// a warning says that it may not be.
     ///
     /// # Errors
-    /// Another process has put a file there meanwhile: a copy of the job that lives on after a network partition must not replace what
-    /// its successor has saved.
+    /// Another process has put a file there meanwhile: a copy of the job that lives on after a network partition must
+    /// not replace what its successor has saved.
     pub fn commit(mut self) -> io::Result<()> {
         let newest = &self.place.newest;
         if see(newest) != self.place.seen {
@@ -89,8 +89,8 @@ impl Draft {
         }
         fs::rename(&self.path, newest)?;
         self.committed = true;
-        // It is the checkpoint now, and is what HTCondor will carry. An error would let the payload go on as if it were not, and no
-        // later generation could replace it; not every file system can sync a directory.
+        // It is the checkpoint now, and is what HTCondor will carry. An error would let the payload go on as if it were
+        // not, and no later generation could replace it; not every file system can sync a directory.
         if let Some(directory) = newest.parent()
             && let Err(error) = File::open(directory).and_then(|directory| directory.sync_all())
         {

@@ -1,8 +1,9 @@
 //! "The payload has ended with this status": the last line of `condor-criu.log`, after the payload's own end.
 //!
-//! HTCondor takes every exit while a job is being vacated for a requeue, also the last one. A payload that ends just before the
-//! signal comes would run again from its beginning. With this line the next start ends at once, in the same way. It is in the log
-//! because the log travels wherever the checkpoint does, and the checkpoint's own place stays empty at the end.
+//! HTCondor takes every exit while a job is being vacated for a requeue, also the last one. A payload that ends just
+//! before the signal comes would run again from its beginning. With this line the next start ends at once, in the same
+//! way. It is in the log because the log travels wherever the checkpoint does, and the checkpoint's own place stays
+//! empty at the end.
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -1,7 +1,7 @@
 //! What the job was given: inputs that HTCondor brings again need not be carried, as long as nobody has changed them.
 //!
-//! A change is seen by the change time, which every write moves. What is written through memory that is mapped moves it at once on the usual
-//! file systems, on others when the pages are written back, and never on tmpfs ([`Clock`]).
+//! A change is seen by the change time, which every write moves. What is written through memory that is mapped moves it
+//! at once on the usual file systems, on others when the pages are written back, and never on tmpfs ([`Clock`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -41,8 +41,8 @@ pub struct Inputs {
     known: BTreeMap<PathBuf, (Stamp, Option<String>)>,
     /// Those whose digest is still to be read.
     pending: Vec<PathBuf>,
-    /// Hidden files at the top level that were given, or carried at some time. HTCondor may bring each of them again, and what is hidden and
-    /// unknown is taken for a file of the starter's.
+    /// Hidden files at the top level that were given, or carried at some time. HTCondor may bring each of them again,
+    /// and what is hidden and unknown is taken for a file of the starter's.
     hidden: BTreeSet<PathBuf>,
     /// See [`HostDigests`].
     pub host: HostDigests,
@@ -62,8 +62,8 @@ impl Inputs {
         Ok(Inputs { pending: known.keys().cloned().collect(), known, hidden, host: HostDigests::new() })
     }
 
-    /// After a restore the inputs are those that the checkpoint names, if they are what they were. `others` are what it carries, and
-    /// hidden files that had been there before.
+    /// After a restore the inputs are those that the checkpoint names, if they are what they were. `others` are what it
+    /// carries, and hidden files that had been there before.
     ///
     /// # Errors
     /// What is wrong with the first one that is missing or differs.

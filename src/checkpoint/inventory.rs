@@ -74,8 +74,9 @@ pub fn look(scratch: &mut Tree, not_carried: &NotCarried) -> io::Result<Vec<Entr
     scratch.look(|path| not_carried.excludes(path))
 }
 
-/// Removes what neither the checkpoint (`carried`, `inputs`) nor HTCondor knows: it was written after the checkpoint, or
-/// came back from the spool, which never forgets a file. `gone` are hidden files that the payload had removed. Returns what was removed.
+/// Removes what neither the checkpoint (`carried`, `inputs`) nor HTCondor knows: it was written after the checkpoint,
+/// or came back from the spool, which never forgets a file. `gone` are hidden files that the payload had removed.
+/// Returns what was removed.
 pub fn remove_unknown(
     scratch: &Path,
     not_carried: &NotCarried,

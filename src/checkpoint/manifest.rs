@@ -1,5 +1,5 @@
-//! What a checkpoint says of itself: the member `manifest.json`. It is written last, in the same commit as all the rest,
-//! and whoever restores reads it first.
+//! What a checkpoint says of itself: the member `manifest.json`. It is written last, in the same commit as all the
+//! rest, and whoever restores reads it first.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -90,7 +90,8 @@ pub struct Manifest {
     pub readers: Vec<u8>,
     /// Files that the job was given and has not changed: not carried, because HTCondor brings them again.
     pub inputs: Vec<Input>,
-    /// Hidden files at the top of the scratch directory that had been there and are gone: should HTCondor bring one again, it goes.
+    /// Hidden files at the top of the scratch directory that had been there and are gone: should HTCondor bring one
+    /// again, it goes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<Name>,
     /// Names of unix sockets, with their modes: also of those that nobody listens on any more.
@@ -232,8 +233,8 @@ pub struct History {
     pub run_seconds: f64,
     /// How often it was vacated.
     pub vacates: u32,
-    /// Seconds from the begin of a periodic dump until the payload ran again in place, the last two weighed equally, if that has
-    /// been seen.
+    /// Seconds from the begin of a periodic dump until the payload ran again in place, the last two weighed equally, if
+    /// that has been seen.
     pub gap_seconds: Option<f64>,
     /// Bytes per second of the upload after a periodic checkpoint, the last two weighed equally, if that has been seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -262,8 +263,8 @@ pub fn parse(what: &str, bytes: &[u8]) -> Result<Manifest, Failure> {
     }
 }
 
-/// A path of the manifest that is not what it must be. Outputs are cut and inputs read before there is a sandbox, and whoever can
-/// write to the access point's spool writes the manifest.
+/// A path of the manifest that is not what it must be. Outputs are cut and inputs read before there is a sandbox, and
+/// whoever can write to the access point's spool writes the manifest.
 fn leads_out(manifest: &Manifest) -> Option<&Path> {
     let stays = |path: &Path| {
         let mut parts = path.components().peekable();

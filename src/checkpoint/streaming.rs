@@ -106,8 +106,8 @@ pub struct ArchiveSource<'a> {
     pub threads: usize,
 }
 
-/// Longest image that is held in memory to be rewritten. The largest of these has some 60 bytes for each mapping of a task, of which
-/// there are 65,530 at most unless the host's administrator allows more.
+/// Longest image that is held in memory to be rewritten. The largest of these has some 60 bytes for each mapping of a
+/// task, of which there are 65,530 at most unless the host's administrator allows more.
 const MOST_REWRITTEN: u64 = 64 << 20;
 
 impl ImageSource for ArchiveSource<'_> {

@@ -1,8 +1,8 @@
 //! One executable that is condor-criu and carries CRIU with its libraries: what a submit file transfers.
 //!
-//! It is this executable with a compressed tar behind its end, and 64 bytes behind that which say where it begins. ELF loaders do not
-//! look there. At its start it unpacks the tar into the job's own directory; condor-criu itself is linked statically and CRIU
-//! comes with its own loader, so that the host's libc does not matter.
+//! It is this executable with a compressed tar behind its end, and 64 bytes behind that which say where it begins. ELF
+//! loaders do not look there. At its start it unpacks the tar into the job's own directory; condor-criu itself is
+//! linked statically and CRIU comes with its own loader, so that the host's libc does not matter.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -120,7 +120,8 @@ fn source_reference(criu: &Criu, parts: &[Part], packages: &BTreeMap<PathBuf, St
     text
 }
 
-/// The packages, with their versions, that parts come from. A folder that carries CRIU notes it; of installed files this host knows it.
+/// The packages, with their versions, that parts come from. A folder that carries CRIU notes it; of installed files
+/// this host knows it.
 fn packages(criu: &Criu, parts: &[Part]) -> BTreeMap<PathBuf, String> {
     if criu.bundled {
         let noted = fs::read_to_string(criu.directory.join(LICENCES).join(SOURCE)).unwrap_or_default();
@@ -148,7 +149,8 @@ fn package_of(path: &Path) -> Option<String> {
     }
 }
 
-/// The copyright files of these packages, from the folder that carries CRIU, or from where the distribution installs them.
+/// The copyright files of these packages, from the folder that carries CRIU, or from where the distribution installs
+/// them.
 fn copyrights(criu: &Criu, packages: &BTreeMap<PathBuf, String>) -> BTreeMap<String, Vec<u8>> {
     let text = |package: &String| {
         let package = package.split(' ').next()?;

@@ -63,7 +63,8 @@ pub fn copy(criu: &Criu, into: &Path) -> io::Result<Criu> {
     Ok(Criu { directory: into.to_path_buf(), name: "criu".into(), bundled: true, version: criu.version })
 }
 
-/// The lines `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`; the loader itself and the vDSO have no arrow or no path.
+/// The lines `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`; the loader itself and the vDSO have no arrow or no
+/// path.
 fn listed(text: &str) -> impl Iterator<Item = Result<(OsString, PathBuf), String>> + '_ {
     text.lines().filter_map(|line| {
         let (soname, rest) = line.trim().split_once(" => ")?;

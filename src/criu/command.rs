@@ -40,7 +40,8 @@ fn common(places: &Places<'_>, network: Network) -> Vec<String> {
         "-v2".into(),
         "--file-locks".into(),
         "--link-remap".into(),
-        // The comparison of processors is ours (docs/measurements.md, "Processors"): criu's would refuse what runs and pass what dies.
+        // The comparison of processors is ours (docs/measurements.md, "Processors"): criu's would refuse what runs and
+        // pass what dies.
         "--cpu-cap=none".into(),
         // inotify watches are found by path below the job's directory
         "--force-irmap".into(),
@@ -57,8 +58,8 @@ fn common(places: &Places<'_>, network: Network) -> Vec<String> {
     args
 }
 
-/// The socket at which criu waits, in the images directory, while the checkpoint is committed, or before what it has restored runs
-/// (`sandbox/criu_preload/held.rs`).
+/// The socket at which criu waits, in the images directory, while the checkpoint is committed, or before what it has
+/// restored runs (`sandbox/criu_preload/held.rs`).
 pub const HELD: &str = "held.sock";
 
 /// Saves the tree below `root`. criu holds it until it is told to let it go on.
@@ -66,7 +67,8 @@ pub fn dump(places: &Places<'_>, network: Network, root: i32) -> Vec<String> {
     let mut args = vec!["dump".to_owned()];
     args.extend(common(places, network));
     args.extend(["-t".into(), root.to_string(), "-o".into(), DUMP_LOG.into()]);
-    // criu reads what waits in a terminal, and sets O_NONBLOCK for that. Without this it takes the tree for dead and puts neither back.
+    // criu reads what waits in a terminal, and sets O_NONBLOCK for that. Without this it takes the tree for dead and
+    // puts neither back.
     args.push("--leave-running".into());
     args.extend(["--ghost-limit", GHOST_LIMIT].map(String::from));
     if network == Network::Host {

@@ -1,5 +1,5 @@
-//! What is in the images of a dump that an older kernel cannot restore. It is read from the images themselves, as they pass, so that a
-//! host is asked for exactly what they have.
+//! What is in the images of a dump that an older kernel cannot restore. It is read from the images themselves, as they
+//! pass, so that a host is asked for exactly what they have.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +13,8 @@ use super::wire::{Value, fields};
 pub enum Feature {
     /// Memory made with MAP_DROPPABLE; rewritten where the kernel does not have it.
     DroppableMemory,
-    /// Guard pages (MADV_GUARD_INSTALL) in private anonymous memory, as glibc 2.42 makes them below the stack of each thread; rewritten where
-    /// the kernel does not have them.
+    /// Guard pages (MADV_GUARD_INSTALL) in private anonymous memory, as glibc 2.42 makes them below the stack of each
+    /// thread; rewritten where the kernel does not have them.
     StackGuards,
     /// Guard pages anywhere else.
     GuardPages,

@@ -49,8 +49,8 @@ impl FindError {
     }
 }
 
-/// Finds criu. `named` is what the user asked for; `scratch` may hold a transferred folder `criu`; what this executable carries
-/// is unpacked to `unpacked`, which must not exist.
+/// Finds criu. `named` is what the user asked for; `scratch` may hold a transferred folder `criu`; what this executable
+/// carries is unpacked to `unpacked`, which must not exist.
 pub fn find(named: Option<&Path>, scratch: &Path, unpacked: &Path) -> Result<Criu, FindError> {
     if let Some(named) = named {
         // A relative name in a submit file means the scratch directory, where HTCondor puts what it transfers.

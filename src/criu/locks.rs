@@ -1,7 +1,7 @@
-//! POSIX record locks that CRIU 4.2.1 leaves out without an error: those of a process on a descriptor that it has from its parent. CRIU
-//! saves such a descriptor once, with the parent, and drops the locks that it saw on the child's (criu/file-lock.c,
-//! `discard_dup_locks_tail`; tests/trees.rs found it). A lock that is set twice by one process is one lock, so all are added to what CRIU
-//! has saved.
+//! POSIX record locks that CRIU 4.2.1 leaves out without an error: those of a process on a descriptor that it has from
+//! its parent. CRIU saves such a descriptor once, with the parent, and drops the locks that it saw on the child's
+//! (criu/file-lock.c, `discard_dup_locks_tail`; tests/trees.rs found it). A lock that is set twice by one process is
+//! one lock, so all are added to what CRIU has saved.
 
 use std::fs;
 use std::path::Path;

@@ -22,8 +22,8 @@ pub struct Cause {
     pub passes: bool,
 }
 
-/// The user's pipes on this host, those of other jobs included, have all the memory that pipes may have; seen with a dozen jobs of one
-/// user that were saved at the same time.
+/// The user's pipes on this host, those of other jobs included, have all the memory that pipes may have; seen with a
+/// dozen jobs of one user that were saved at the same time.
 const NO_PIPE_MEMORY: &str = "Unable to set a pipe size";
 
 /// Text in the log, what it means, what to do. The first that matches wins: the special before the general.
@@ -235,8 +235,8 @@ fn looked_up_on(root: &Path, line: &str) -> Option<(String, Option<&'static str>
 
 const SAME_SOFTWARE: &str = "restore on a host with the same software, or run in a container image";
 
-/// Whether a path inside the sandbox, without its first slash, is one of the host's own files. The job's directory is `/job` unless the
-/// setting says otherwise.
+/// Whether a path inside the sandbox, without its first slash, is one of the host's own files. The job's directory is
+/// `/job` unless the setting says otherwise.
 fn is_the_hosts(path: &str) -> bool {
     !["proc", "sys", "dev", "tmp", "var/tmp", "job", ".condor-criu"]
         .iter()

@@ -1,7 +1,8 @@
 //! Owners of what CRIU makes anew at a restore: deleted files that are open, and unix sockets with a name.
 //!
-//! The sandbox knows one user and one group. A file that is made in a directory with setgid of another group is of that group, which the
-//! sandbox shows as 65534. CRIU would give the new file this group, which the kernel refuses, on every host. So each gets the sandbox's.
+//! The sandbox knows one user and one group. A file that is made in a directory with setgid of another group is of that
+//! group, which the sandbox shows as 65534. CRIU would give the new file this group, which the kernel refuses, on every
+//! host. So each gets the sandbox's.
 
 use super::images::{ImageError, entries};
 use super::wire::{Field, Value, WireError, fields, put_bytes, put_number};
@@ -31,7 +32,8 @@ pub fn is_ghost(name: &str) -> bool {
 }
 
 impl Owner {
-    /// The begin of the image of a deleted file, with this owner. What has another form stays as it is: CRIU will judge it.
+    /// The begin of the image of a deleted file, with this owner. What has another form stays as it is: CRIU will judge
+    /// it.
     pub fn of_ghost(self, begin: &[u8]) -> Vec<u8> {
         let changed = || {
             let (head, rest) = begin.split_at_checked(HEAD)?;

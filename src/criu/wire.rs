@@ -1,7 +1,8 @@
-//! The little of protobuf that is needed: fields are walked, those that matter are taken or replaced, all others are kept byte for byte.
+//! The little of protobuf that is needed: fields are walked, those that matter are taken or replaced, all others are
+//! kept byte for byte.
 //!
-//! Written by hand because a code generator would want the whole of CRIU's message definitions, and would lose the fields of
-//! a newer criu when it writes a message again.
+//! Written by hand because a code generator would want the whole of CRIU's message definitions, and would lose the
+//! fields of a newer criu when it writes a message again.
 
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,4 +1,5 @@
-//! `condor-criu advertise`: what a startd tells the pool, from `STARTD_CRON`. It is quick and never hangs, or the startd would wait.
+//! `condor-criu advertise`: what a startd tells the pool, from `STARTD_CRON`. It is quick and never hangs, or the
+//! startd would wait.
 
 use std::time::{Duration, Instant};
 

@@ -34,8 +34,8 @@ pub(super) enum Outcome {
     TooLate,
 }
 
-/// Puts the probe's executable into `scratch`: one file for all lives of the probe below `place`, since a container's `/tmp` may have room
-/// for a few copies only (Apptainer's has 64 MB).
+/// Puts the probe's executable into `scratch`: one file for all lives of the probe below `place`, since a container's
+/// `/tmp` may have room for a few copies only (Apptainer's has 64 MB).
 fn install(place: &Path, scratch: &Path) -> io::Result<()> {
     let program = place.join(PROGRAM);
     if !program.exists() {

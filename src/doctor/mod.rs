@@ -1,8 +1,8 @@
 //! `condor-criu doctor`: what this host can do, by doing it, and for each "no" the reason and the remedy; and
 //! `condor-criu advertise`, the same for `STARTD_CRON`.
 //!
-//! [`probe`] saves and restores a small tree under `condor-criu run` itself ([`life`]), so that what works here works for jobs. [`facts`] are
-//! what explains a failure or narrows what a job may do. [`advertise`] is the ClassAd form.
+//! [`probe`] saves and restores a small tree under `condor-criu run` itself ([`life`]), so that what works here works
+//! for jobs. [`facts`] are what explains a failure or narrows what a job may do. [`advertise`] is the ClassAd form.
 
 pub mod advertise;
 mod facts;
@@ -88,7 +88,8 @@ struct CriuReport {
     bundled: bool,
 }
 
-/// Asks everything and prints it; `Success` if a job can be saved and restored here, and the program of `trial` can be saved.
+/// Asks everything and prints it; `Success` if a job can be saved and restored here, and the program of `trial` can be
+/// saved.
 pub fn doctor(settings: &Settings, json: bool, trial: Option<&Trial>) -> Result<Exit, Failure> {
     let facts = Facts::gather();
     let place = Place::new().map_err(|error| Failure::start("cannot make a directory for the probe", error))?;

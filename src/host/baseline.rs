@@ -1,10 +1,11 @@
 //! Which processor a payload may count on: `cpu_baseline`.
 //!
-//! A program that chooses code by the processor it finds at its start keeps that choice in every checkpoint. So what it needs is
-//! decided before its exec, by the environment: each library that dispatches has a variable that bounds it. What follows was
-//! measured with glibc 2.36 and 2.41, OpenBLAS and NumPy 2.2 (docs/measurements.md, "Processors"); the variables of MKL, oneDNN, PyTorch and
-//! OpenSSL are from their manuals. A program that asks cpuid itself is not bound by any of this; [`used_avx512`] sees one kind of
-//! it, and the supervisor refuses to believe a SIGILL on a lesser processor.
+//! A program that chooses code by the processor it finds at its start keeps that choice in every checkpoint. So what it
+//! needs is decided before its exec, by the environment: each library that dispatches has a variable that bounds it.
+//! What follows was measured with glibc 2.36 and 2.41, OpenBLAS and NumPy 2.2 (docs/measurements.md, "Processors"); the
+//! variables of MKL, oneDNN, PyTorch and OpenSSL are from their manuals. A program that asks cpuid itself is not bound
+//! by any of this; [`used_avx512`] sees one kind of it, and the supervisor refuses to believe a SIGILL on a lesser
+//! processor.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -27,11 +28,12 @@ pub enum Baseline {
     Level(Level),
 }
 
-/// Every processor since Haswell (2013) and Excavator (2015) has it. docs/portability.md argues for it with what it costs.
+/// Every processor since Haswell (2013) and Excavator (2015) has it. docs/portability.md argues for it with what it
+/// costs.
 pub const DEFAULT: Baseline = Baseline::Level(Level(3));
 
-/// What is in no level of the psABI, but in every processor of level 3 that is sold; it stays allowed there, because cryptography
-/// without it is many times slower.
+/// What is in no level of the psABI, but in every processor of level 3 that is sold; it stays allowed there, because
+/// cryptography without it is many times slower.
 const WITH_LEVEL_3: [&str; 3] = ["aes", "pclmulqdq", "rdrand"];
 
 impl ValueEnum for Baseline {
@@ -135,11 +137,12 @@ impl Baseline {
 
 const TUNABLES: &str = "GLIBC_TUNABLES";
 const HWCAPS: &str = "glibc.cpu.hwcaps";
-/// The names before and since NumPy 2.4; a name that a version does not know makes an ImportWarning, which Python does not show.
+/// The names before and since NumPy 2.4; a name that a version does not know makes an ImportWarning, which Python does
+/// not show.
 const NUMPY_ABOVE_3: &str = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR X86_V4";
 
-/// What glibc's dispatch must not see, and with XSAVEC not which way of saving registers the processor has: the dynamic linker
-/// would use an instruction that lesser ones lack.
+/// What glibc's dispatch must not see, and with XSAVEC not which way of saving registers the processor has: the dynamic
+/// linker would use an instruction that lesser ones lack.
 fn hwcaps(level: u8) -> String {
     const ABOVE_3: &str = "-AVX512F,-AVX512VL,-AVX512BW,-AVX512DQ,-AVX512CD,-XSAVEC";
     const ABOVE_2: &str =
@@ -152,8 +155,8 @@ fn hwcaps(level: u8) -> String {
     }
 }
 
-/// OPENSSL_ia32cap(3): two words of capabilities, `~` takes bits away. The first is cpuid leaf 1, EDX below ECX, the second leaf 7, EBX
-/// below ECX.
+/// OPENSSL_ia32cap(3): two words of capabilities, `~` takes bits away. The first is cpuid leaf 1, EDX below ECX, the
+/// second leaf 7, EBX below ECX.
 fn openssl(level: u8) -> String {
     let bits = |numbers: &[u32]| numbers.iter().fold(0_u64, |all, bit| all | 1 << bit);
     // ADX, RDSEED, SHA, AVX512 F DQ IFMA CD BW VL; then VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ
@@ -169,10 +172,11 @@ fn openssl(level: u8) -> String {
     }
 }
 
-/// Names the first process below `proc` (a mounted procfs) that has used AVX-512 registers since its program began, as far as the
-/// kernel knows (`arch_status`, proc.rst: sampled at context switches). `uptime` is this host's CLOCK_BOOTTIME, in which
-/// start times are given; `ran`, how long the payload runs since its start or restore: what criu does in a process that it restores
-/// is not the program's, and on a busy machine that takes longer than any fixed time.
+/// Names the first process below `proc` (a mounted procfs) that has used AVX-512 registers since its program began, as
+/// far as the kernel knows (`arch_status`, proc.rst: sampled at context switches). `uptime` is this host's
+/// CLOCK_BOOTTIME, in which start times are given. `ran` is how long the payload runs since its start or restore: what
+/// criu does in a process that it restores is not the program's doing, and on a busy machine that takes longer than any
+/// fixed time.
 pub fn used_avx512(proc: &Path, uptime: Duration, ran: Duration, criu: Option<i32>) -> Option<String> {
     /// What a process does before its exec is not the program's: fork(2) copies the mark, and we fork.
     const BEFORE_EXEC: Duration = Duration::from_millis(250);

@@ -1,5 +1,6 @@
-//! The content of a host's file, as a digest that two hosts can compare. A program has a build id, which CRIU compares; a table that a
-//! program has open has only its length, and another content of that length would be read without a word.
+//! The content of a host's file, as a digest that two hosts can compare. A program has a build id, which CRIU compares;
+//! a table that a program has open has only its length, and another content of that length would be read without a
+//! word.
 
 use std::fs::File;
 use std::io;

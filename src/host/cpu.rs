@@ -1,8 +1,9 @@
 //! The processor: what a checkpoint needs of one, and whether this one has it.
 //!
-//! Programs choose code by the processor they find when they start (glibc's string functions, OpenBLAS, numpy), and a checkpoint
-//! keeps the choice. CRIU checks next to nothing of that: a restore on a lesser processor succeeds, and the program dies by SIGILL
-//! some time later (docs/measurements.md, "Processors"). So what the first processor offered is what the checkpoint needs.
+//! Programs choose code by the processor they find when they start (glibc's string functions, OpenBLAS, numpy), and a
+//! checkpoint keeps the choice. CRIU checks next to nothing of that: a restore on a lesser processor succeeds, and the
+//! program dies by SIGILL some time later (docs/measurements.md, "Processors"). So what the first processor offered is
+//! what the checkpoint needs.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,8 +20,8 @@ const LEVELS: [(u8, &[&str]); 3] = [
     (4, &["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]),
 ];
 
-/// What programs choose code by beyond the levels. Other flags of /proc/cpuinfo are the kernel's business, or matter only to
-/// programs that are written for one machine.
+/// What programs choose code by beyond the levels. Other flags of /proc/cpuinfo are the kernel's business, or matter
+/// only to programs that are written for one machine.
 const BEYOND: [&str; 26] = [
     "adx",
     "aes",
@@ -82,8 +83,8 @@ pub fn page_size() -> u64 {
         .unwrap_or(0)
 }
 
-/// The state that a processor saves with XSAVE. Where a program is within its baseline, the area is no obstacle: CRIU restores it where it is
-/// larger or smaller, and leaves out what the host lacks (measured from 832 to 2560 bytes).
+/// The state that a processor saves with XSAVE. Where a program is within its baseline, the area is no obstacle: CRIU
+/// restores it where it is larger or smaller, and leaves out what the host lacks (measured from 832 to 2560 bytes).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Xsave {
     /// Bytes, for what the kernel has switched on.

@@ -1,6 +1,6 @@
-//! The host's own files that a payload has mapped or open: programs and libraries above all. CRIU saves their names, not their content, and
-//! restores only where it finds the same ones again. So a checkpoint names them, with what CRIU will compare, and carries
-//! them where the next host may be another distribution.
+//! The host's own files that a payload has mapped or open: programs and libraries above all. CRIU saves their names,
+//! not their content, and restores only where it finds the same ones again. So a checkpoint names them, with what CRIU
+//! will compare, and carries them where the next host may be another distribution.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -24,12 +24,12 @@ use crate::sandbox::OUR_ROOT;
 const NOT_THE_HOSTS: [&str; 6] = ["/dev", "/proc", "/sys", "/tmp", "/var/tmp", OUR_ROOT];
 /// Bytes; a larger file that is no program or library is data, and is named but not carried.
 const DATA_MAX: u64 = 64 * 1024 * 1024;
-/// File systems that the next host has too, or has not: a copy of theirs is not ours to carry. Lustre, GPFS, CephFS, BeeGFS, AFS; statfs(2) and
-/// their own headers.
+/// File systems that the next host has too, or has not: a copy of theirs is not ours to carry. Lustre, GPFS, CephFS,
+/// BeeGFS, AFS; statfs(2) and their own headers.
 const SHARED: [u32; 5] = [0x0BD0_0BD0, 0x4750_4653, 0x00C3_6400, 0x1983_0326, 0x5346_414F];
 
-/// Regular files of the host that the processes of `proc` (a mounted procfs) have mapped or open for reading; `job_dir` is the job's own.
-/// Paths are as the processes see them.
+/// Regular files of the host that the processes of `proc` (a mounted procfs) have mapped or open for reading; `job_dir`
+/// is the job's own. Paths are as the processes see them.
 pub fn used(proc: &Path, job_dir: &Path) -> BTreeSet<PathBuf> {
     let hosts = |path: &Path| {
         path.is_absolute() && !path.starts_with(job_dir) && !NOT_THE_HOSTS.iter().any(|place| path.starts_with(place))
@@ -50,8 +50,8 @@ pub fn used(proc: &Path, job_dir: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-/// Regular files that the processes of `proc` have open so that CRIU compares their sizes, with one that has it. What is only added to is not
-/// compared.
+/// Regular files that the processes of `proc` have open so that CRIU compares their sizes, with one that has it. What
+/// is only added to is not compared.
 pub fn open(proc: &Path) -> Vec<(u32, PathBuf)> {
     let mut found = Vec::new();
     for (pid, process) in procfs::processes(proc).filter(|(pid, _)| *pid > 1) {
@@ -152,7 +152,8 @@ pub fn difference(needed: &HostFile) -> Option<String> {
     }
 }
 
-/// Whether a file may be carried: a program or library, or data of a moderate size, on a file system of this host's own.
+/// Whether a file may be carried: a program or library, or data of a moderate size, on a file system of this host's
+/// own.
 pub fn may_be_carried(root: &Path, file: &HostFile) -> bool {
     let small = file.build_id.is_some() || file.size <= DATA_MAX;
     small && !on_shared_file_system(&below(root, &file.path))

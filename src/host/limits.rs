@@ -1,9 +1,9 @@
 //! Resource limits: what a payload has of them, and what this host gives.
 //!
-//! CRIU sets the limits that a process had, and where the kernel refuses that (only privilege raises a hard limit) it leaves the
-//! process with those of the host, soft ones too, without a word (measured with CRIU 4.2.1: open files, file size, stack, locked memory,
-//! address space, processes, signals). So a lower hard limit is written into the images on their way and said in the log; a limit below
-//! what the payload has in use is refused before anything is unpacked.
+//! CRIU sets the limits that a process had. Only privilege raises a hard limit. Where the kernel refuses it, CRIU
+//! leaves the process with the limits of the host, soft ones too, without a word. Measured with CRIU 4.2.1: open files,
+//! file size, stack, locked memory, address space, processes, signals. So a lower hard limit is written into the images
+//! on their way and said in the log; a limit below what the payload has in use is refused before anything is unpacked.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,7 +41,8 @@ pub type Hard = BTreeMap<String, Option<u64>>;
 pub struct Limits {
     /// The highest hard limit of any process.
     pub hard: Hard,
-    /// The most that a process has in use, where that can be seen and the kernel would refuse to restore more than the limit.
+    /// The most that a process has in use, where that can be seen and the kernel would refuse to restore more than the
+    /// limit.
     pub used: BTreeMap<String, u64>,
 }
 

@@ -1,5 +1,5 @@
-//! Why the kernel refuses user namespaces here: one errno has half a dozen causes, and an administrator needs the one line that
-//! cures it.
+//! Why the kernel refuses user namespaces here: one errno has half a dozen causes, and an administrator needs the one
+//! line that cures it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,14 +1,15 @@
 //! Where criu's rights come from: `mode`.
 //!
 //! * `rootless`: from a user namespace of the job's own. Nobody gives anything.
-//! * `capabilities`: from file capabilities that an administrator gives criu (`setcap cap_checkpoint_restore,cap_sys_ptrace+ep`), for hosts
-//!   that forbid user namespaces. It is refused. Measured with CRIU 4.2.1 on Linux 6.18, as an ordinary user: CRIU saves and
-//!   restores a tree so, but only the same pids at the same paths. Without a user namespace there is no namespace at all
-//!   (unshare(2) of mounts, pids and time is EPERM), and so nothing that makes one host like another: the scratch directory, which
-//!   HTCondor names anew for each start, cannot be bound to a fixed path; a pid that somebody has makes the restore fail; the monotonic
-//!   clocks cannot be carried, and sleeps hang for days where the uptime is smaller; and what a dead condor-criu or a restore that hangs leaves
-//!   behind is not killed by the end of a namespace. A job that had saved itself so would be refused by every host from its first eviction
-//!   on. docs/limits.md has the table.
+//! * `capabilities`: from file capabilities that an administrator gives criu
+//!   (`setcap cap_checkpoint_restore,cap_sys_ptrace+ep`), for hosts that forbid user namespaces. It is refused.
+//!   Measured with CRIU 4.2.1 on Linux 6.18, as an ordinary user: CRIU saves and restores a tree so, but only the same
+//!   pids at the same paths. Without a user namespace there is no namespace at all: unshare(2) of mounts, pids and time
+//!   is EPERM. So nothing makes one host like another. HTCondor names the scratch directory anew for each start, and it
+//!   cannot be bound to a fixed path. A pid that somebody has makes the restore fail. The monotonic clocks cannot be
+//!   carried, and sleeps hang for days where the uptime is smaller. What a dead condor-criu or a hanging restore leaves
+//!   behind is not killed by the end of a namespace. A job that had saved itself so would be refused by every host from
+//!   its first eviction on. docs/limits.md has the table.
 //! * `auto`: `rootless`, which is the only one that works.
 
 use std::fmt;

@@ -5,15 +5,15 @@ use std::time::Duration;
 use super::job::ENDED_ATTEMPT;
 use super::{ClassAd, Job};
 
-/// `on_exit_remove` of a job under condor-criu: 75 sends it to another host, unless it is the program's own end, of which the queue has
-/// just been told. HTCondor counts an end before it evaluates this (measured on 23.9 and 25.14).
+/// `on_exit_remove` of a job under condor-criu: 75 sends it to another host, unless it is the program's own end, of
+/// which the queue has just been told. HTCondor counts an end before it evaluates this (measured on 23.9 and 25.14).
 pub const ON_EXIT_REMOVE: &str = "ExitCode =!= 75 || ChirpCriuEndedAttempt =?= NumJobCompletions - 1";
 
 /// Seconds; HTCondor's default `MachineMaxVacateTime`, which ends a vacate however much the job asks for.
 const MACHINE_VACATE_SECONDS: i64 = 600;
 
-/// Each piece: what would be lost, and the line that cures it. `checkpoint` and `log` are our files' names, `last_dump` what the
-/// last checkpoint took.
+/// Each piece: what would be lost, and the line that cures it. `checkpoint` and `log` are our files' names, `last_dump`
+/// what the last checkpoint took.
 pub fn advice(job: &Job, checkpoint: &str, log: &str, last_dump: Option<Duration>) -> Vec<String> {
     let Some(ad) = &job.ad else { return Vec::new() };
     let mut found = Vec::new();
@@ -71,8 +71,8 @@ pub fn previous_not_carried(job: &Job, previous: &str) -> Option<String> {
     })
 }
 
-/// What `on_exit_remove` lacks. From `max_retries` submit makes `NumJobCompletions > JobMaxRetries || ExitCode =?= 0`, and joins a line
-/// of the user's by another "or" (seen with 23.9 and 25.14).
+/// What `on_exit_remove` lacks. From `max_retries` submit makes `NumJobCompletions > JobMaxRetries || ExitCode =?= 0`,
+/// and joins a line of the user's by another "or" (seen with 23.9 and 25.14).
 fn on_exit_remove(ad: &ClassAd) -> Option<String> {
     let expression = ad.expression("OnExitRemove").unwrap_or_default();
     let knows_75 = expression.contains("75");
@@ -96,7 +96,8 @@ fn on_exit_remove(ad: &ClassAd) -> Option<String> {
     ))
 }
 
-/// Whether the job ad's `on_exit_remove` would take the program's own exit code for our 75 and run the job again, for ever.
+/// Whether the job ad's `on_exit_remove` would take the program's own exit code for our 75 and run the job again, for
+/// ever.
 pub fn takes_for_ours(job: &Job, code: u8) -> bool {
     let expression = job.ad.as_ref().and_then(|ad| ad.expression("OnExitRemove"));
     code == 75 && expression.is_some_and(|text| text.contains("75") && !text.contains(ENDED_ATTEMPT))

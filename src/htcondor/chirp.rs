@@ -1,9 +1,9 @@
-//! What the pool can see of a running job: `Chirp*` attributes, spoken over the starter's chirp socket directly, because
-//! `condor_chirp` is not where jobs run. `condor_q -af ChirpCriuState` then answers "is my job safe".
+//! What the pool can see of a running job: `Chirp*` attributes, spoken over the starter's chirp socket directly,
+//! because `condor_chirp` is not where jobs run. `condor_q -af ChirpCriuState` then answers "is my job safe".
 //!
-//! The protocol, as HTCondor's chirp client and starter speak it: lines; a request is words separated by blanks, with `\`
-//! before a blank, tab, line end or `\` inside a word; the answer is a number, negative for an error. The socket's address and
-//! cookie are in `.chirp.config`: host, port, cookie.
+//! The protocol, as HTCondor's chirp client and starter speak it: it consists of lines. A request is words separated by
+//! blanks, with `\` before a blank, tab, line end or `\` inside a word. The answer is a number, negative for an error.
+//! The socket's address and cookie are in `.chirp.config`: host, port, cookie.
 //!
 //! Nothing waits for it: a thread does the talking, and a job without it runs as well.
 
@@ -36,7 +36,8 @@ pub enum Attribute {
     Microarch(String),
     /// The machine that could not restore the checkpoint, so that `Requirements` can keep the job away from it.
     RefusedBy(String),
-    /// How many hosts in a row have tried to restore the newest checkpoint and failed, see [`super::job::FAILED_RESTORES`].
+    /// How many hosts in a row have tried to restore the newest checkpoint and failed, see
+    /// [`super::job::FAILED_RESTORES`].
     FailedRestores(i64),
     /// What the user should know.
     Warning(String),

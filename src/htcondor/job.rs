@@ -8,14 +8,16 @@ use nix::sys::signal::Signal;
 
 use super::ClassAd;
 
-/// The attribute by which we tell the queue, and the next start, how many hosts in a row could not restore the newest checkpoint.
+/// The attribute by which we tell the queue, and the next start, how many hosts in a row could not restore the newest
+/// checkpoint.
 pub const FAILED_RESTORES: &str = "ChirpCriuFailedRestores";
 
 /// The attribute by which we tell the queue, and the next start, which machine could not restore the checkpoint.
 pub const REFUSED_BY: &str = "ChirpCriuRefusedBy";
 
-/// The attribute by which we tell the queue, and the next start, in which attempt the payload last ended by itself. Without it an
-/// exit with 75 and a payload's own end look the same to the next start: evictions overwrite `ExitCode`, and 25.14 has no `ToE`.
+/// The attribute by which we tell the queue, and the next start, in which attempt the payload last ended by itself.
+/// Without it an exit with 75 and a payload's own end look the same to the next start: evictions overwrite `ExitCode`,
+/// and 25.14 has no `ToE`.
 pub const ENDED_ATTEMPT: &str = "ChirpCriuEndedAttempt";
 
 /// What the starter told this job.
@@ -56,8 +58,9 @@ impl Job {
     /// The exit code that HTCondor takes for a checkpoint, if the job promises one.
     pub fn checkpoint_code(&self) -> Option<u8> {
         let ad = self.ad.as_ref()?;
-        // Submit sets it with the code, a transform does not. Without it the code would be the end of the job; without a code,
-        // a plain exit 0 would be "the checkpoint", and nobody wants that (docs/measurements.md, "HTCondor's checkpoint attributes").
+        // Submit sets it with the code, a transform does not. Without it the code would be the end of the job; without
+        // a code, a plain exit 0 would be "the checkpoint", and nobody wants that (docs/measurements.md, "HTCondor's
+        // checkpoint attributes").
         if ad.boolean("WantFTOnCheckpoint") != Some(true) {
             return None;
         }
@@ -86,14 +89,14 @@ impl Job {
         self.ad.as_ref()?.string("GlobalJobId").or_else(|| self.id())
     }
 
-    /// Which attempt this is: how often HTCondor has seen the job end by itself so far (`NumJobCompletions`, which evictions do not
-    /// change; measured on 23.9 and 25.14). An exit with 75 counts there, too.
+    /// Which attempt this is: how often HTCondor has seen the job end by itself so far (`NumJobCompletions`, which
+    /// evictions do not change; measured on 23.9 and 25.14). An exit with 75 counts there, too.
     pub fn attempt(&self) -> i64 {
         self.ad.as_ref().and_then(|ad| ad.integer("NumJobCompletions")).unwrap_or(0)
     }
 
-    /// Whether what was written in that attempt is of one that has ended by itself and was not the last: a policy (`max_retries`)
-    /// runs the job again. An end that HTCondor took for an eviction is none: it has not counted it.
+    /// Whether what was written in that attempt is of one that has ended by itself and was not the last: a policy
+    /// (`max_retries`) runs the job again. An end that HTCondor took for an eviction is none: it has not counted it.
     pub fn is_retry_of(&self, attempt: i64) -> bool {
         let ended = self.ad.as_ref().and_then(|ad| ad.integer(ENDED_ATTEMPT));
         ended.is_some_and(|ended| attempt <= ended && ended < self.attempt())

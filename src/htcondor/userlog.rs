@@ -1,5 +1,5 @@
-//! HTCondor's user log: what `log = job.log` in a submit file writes. Events are blocks of lines that end with `...`; the first line
-//! has the number, the job and the time, in the old form without a year or in the newer one.
+//! HTCondor's user log: what `log = job.log` in a submit file writes. Events are blocks of lines that end with `...`;
+//! the first line has the number, the job and the time, in the old form without a year or in the newer one.
 
 use std::path::Path;
 
@@ -60,8 +60,8 @@ impl Event {
     }
 }
 
-/// Reads the events of the log at `path`, in its order. Times are read in `zone`; those without a year are taken for the years up to
-/// that of `modified`, the file's last change.
+/// Reads the events of the log at `path`, in its order. Times are read in `zone`; those without a year are taken for
+/// the years up to that of `modified`, the file's last change.
 pub fn read(path: &Path, zone: &TimeZone) -> std::io::Result<Vec<Event>> {
     let file = std::fs::File::open(path)?;
     let modified = file.metadata()?.modified().ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
@@ -86,7 +86,8 @@ pub fn parse(text: &str, zone: &TimeZone, last_year: i16) -> Vec<Event> {
         }
     }
     heads.extend(open);
-    // From the end: a log without years ends in the last one, and each time that the date jumps forward, a year earlier began.
+    // From the end: a log without years ends in the last one, and each time that the date jumps forward, a year earlier
+    // began.
     let mut year = last_year;
     let mut later: Option<(i8, i8)> = None;
     let mut events: Vec<Event> = Vec::with_capacity(heads.len());

@@ -1,5 +1,5 @@
-//! The log as JSON: one object per line, with `time`, `level`, `message`, and `record` where the line is one of the [`Record`]s. What else a
-//! line tells is beside them, by its name.
+//! The log as JSON: one object per line, with `time`, `level`, `message`, and `record` where the line is one of the
+//! [`Record`]s. What else a line tells is beside them, by its name.
 
 use std::fmt;
 use std::time::SystemTime;

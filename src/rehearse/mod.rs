@@ -1,8 +1,8 @@
 //! `condor-criu rehearse`: what a scientist runs before submitting ten thousand jobs.
 //!
-//! An embedded stand-in for HTCondor's starter ([`starter`]) runs the program once in peace and once with evictions, each
-//! restart in another scratch directory, and [`compare`] holds the two against each other: exit status, stdout, stderr and
-//! every file. [`table`] prints what the evictions cost, [`timeline`] makes a page of it.
+//! An embedded stand-in for HTCondor's starter ([`starter`]) runs the program once in peace and once with evictions,
+//! each restart in another scratch directory. [`compare`] holds the two against each other: exit status, stdout, stderr
+//! and every file. [`table`] prints what the evictions cost, [`timeline`] makes a page of it.
 
 mod compare;
 mod life;
@@ -143,7 +143,8 @@ fn verdict(
     Exit::Negative
 }
 
-/// What a job needs in its scratch directory at most, in MiB: a fifth more than was seen, since files and memory are not the same each time.
+/// What a job needs in its scratch directory at most, in MiB: a fifth more than was seen, since files and memory are
+/// not the same each time.
 fn request_disk(evictions: &[Eviction]) -> Option<u64> {
     let most = evictions.iter().filter_map(|eviction| eviction.disk).max()?;
     Some(most.saturating_add(most / 5).div_ceil(1 << 20))

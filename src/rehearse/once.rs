@@ -43,7 +43,8 @@ pub struct Restored {
 const WATCHED: Duration = Duration::from_secs(3);
 /// How often the log is asked whether the program runs again.
 const LOOK: Duration = Duration::from_millis(100);
-/// Longest wait for that. condor-criu has a deadline of its own for each restore, by its size; this is for what that cannot see.
+/// Longest wait for that. condor-criu has a deadline of its own for each restore, by its size; this is for what that
+/// cannot see.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 impl Once {
@@ -53,8 +54,8 @@ impl Once {
     }
 }
 
-/// Runs `command` in a temporary scratch directory, with the files of this one that it names, asks it to leave after `after`, and starts
-/// it again from what was saved.
+/// Runs `command` in a temporary scratch directory, with the files of this one that it names, asks it to leave after
+/// `after`, and starts it again from what was saved.
 pub fn once(command: &[std::ffi::OsString], flags: &[std::ffi::OsString], after: Duration) -> io::Result<Once> {
     let options = Options {
         evict_every: None,

@@ -1,5 +1,6 @@
-//! A stand-in for HTCondor's starter and access point: it makes scratch directories with a job ad and a machine ad, starts
-//! this very binary with `run`, evicts, and carries what HTCondor would carry (docs/measurements.md, "What the starter carries").
+//! A stand-in for HTCondor's starter and access point. It makes scratch directories with a job ad and a machine ad,
+//! starts this very binary with `run`, and evicts. It carries what HTCondor would carry (docs/measurements.md, "What
+//! the starter carries").
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -290,7 +291,8 @@ fn ending(scratch: &Path, status: ExitStatus) -> Ending {
     ours.map_or_else(|| Ending::Payload(of(status)), Ending::Ours)
 }
 
-/// A vacate that ended without a checkpoint: by the payload's own end in the moment of the signal, or because it could not be saved.
+/// A vacate that ended without a checkpoint: by the payload's own end in the moment of the signal, or because it could
+/// not be saved.
 fn unsaved(scratch: &Path, ended: Ended) -> Ending {
     // By itself: then the log's last line says so, and the next start would tell that status.
     if EndRecord::read(&scratch.join(journal::NAME)).is_some_and(|record| record.ended == ended) {

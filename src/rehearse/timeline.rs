@@ -45,7 +45,8 @@ pub(super) fn jobs(peace: &Life, last: &Life, evictions: &[Eviction]) -> Vec<Job
         if let Some(before) = stretches.last().map(|last: &Stretch| last.to) {
             stretches.push(Stretch { kind: Kind::Transferring, from: before, to: life.from, host: None });
         }
-        // SIGKILL loses this life's work: what a life has saved ends it. Each eviction would have lost all since the one before.
+        // SIGKILL loses this life's work: what a life has saved ends it. Each eviction would have lost all since the
+        // one before.
         if eviction.kind != EvictionKind::Hard {
             since_eviction += life.seconds();
         }

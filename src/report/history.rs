@@ -1,8 +1,9 @@
 //! From a job's events to its stretches of time.
 //!
-//! A user log does not say whether an upload was a checkpoint. So: what a program did up to the beginning of its last upload that was finished is
-//! kept, what it did after that is lost at an eviction. That is right for jobs under condor-criu and for others that checkpoint
-//! themselves; for a job that only sends output home at an eviction it flatters.
+//! A user log does not say whether an upload was a checkpoint. So: what a program did up to the beginning of its last
+//! upload that was finished is kept, what it did after that is lost at an eviction. That is right for jobs under
+//! condor-criu and for others that checkpoint themselves; for a job that only sends output home at an eviction it
+//! flatters.
 
 use std::collections::BTreeMap;
 
@@ -139,7 +140,8 @@ impl Life {
     /// The end of an attempt that is not the job's.
     fn evicted(&mut self, at: f64) {
         let on_a_host = self.job.standing == Standing::Running;
-        // What a vacate has saved and sent does not run again before it is told to be evicted: there was no restart in place.
+        // What a vacate has saved and sent does not run again before it is told to be evicted: there was no restart in
+        // place.
         if let Some(open) = &mut self.open
             && self.kept.is_some()
             && open.kind == Kind::Running

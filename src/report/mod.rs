@@ -1,5 +1,6 @@
-//! `condor-criu report`: what happened to jobs, as one page. HTCondor's user logs are read ([`history`]), condor-criu's own where they
-//! are ([`own_log`]); both become the same jobs ([`model`]), and those a page ([`page`]), which `rehearse --report` writes too.
+//! `condor-criu report`: what happened to jobs, as one page. HTCondor's user logs are read ([`history`]), condor-criu's
+//! own where they are ([`own_log`]); both become the same jobs ([`model`]), and those a page ([`page`]), which
+//! `rehearse --report` writes too.
 
 pub mod history;
 pub mod model;

@@ -1,4 +1,5 @@
-//! condor-criu's own log beside a job's events: which checkpoints there were, and when the program stood still for them.
+//! condor-criu's own log beside a job's events: which checkpoints there were, and when the program stood still for
+//! them.
 
 use std::time::UNIX_EPOCH;
 
@@ -29,8 +30,8 @@ pub fn is_ours(text: &str) -> bool {
     text.lines().take(5).any(|line| matches!(Record::parse(line), Some(Record::Started { .. })))
 }
 
-/// Adds a checkpoint to its job: the time that the program stood still is cut out of its running, or of the upload that followed, whose
-/// beginning a user log tells in whole seconds.
+/// Adds a checkpoint to its job: the time that the program stood still is cut out of its running, or of the upload that
+/// followed, whose beginning a user log tells in whole seconds.
 pub fn add(job: &mut Job, checkpoint: Checkpoint) {
     let from = checkpoint.at - checkpoint.commit;
     let to = from + checkpoint.frozen;

@@ -1,5 +1,5 @@
-//! The page: one file without scripts or anything from elsewhere. Every picture stands beside the same figures in words, for those who do
-//! not see it, and for tests.
+//! The page: one file without scripts or anything from elsewhere. Every picture stands beside the same figures in
+//! words, for those who do not see it, and for tests.
 
 use std::fmt::Write;
 

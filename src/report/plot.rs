@@ -1,5 +1,5 @@
-//! Plots of what checkpoints cost: how large they are, and how long they take. Drawn here, in a few lines of SVG, because a page without
-//! scripts needs no plotting library.
+//! Plots of what checkpoints cost: how large they are, and how long they take. Drawn here, in a few lines of SVG,
+//! because a page without scripts needs no plotting library.
 
 use std::fmt::Write;
 

@@ -33,7 +33,8 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Cpu-seconds in a unit that fits `most`, the largest of those that are to be compared with each other: cpu-hours, or seconds.
+/// Cpu-seconds in a unit that fits `most`, the largest of those that are to be compared with each other: cpu-hours, or
+/// seconds.
 pub fn cpu_time(seconds: f64, most: f64) -> String {
     match most {
         ..360.0 => format!("{seconds:.0} cpu s"),

@@ -54,8 +54,8 @@ impl ClockReadings {
 pub(super) fn enter(offsets: ClockOffsets) -> Result<(), StepFailed> {
     let newtime = CloneFlags::from_bits_retain(CLONE_NEWTIME);
     step("make a time namespace", unshare(newtime))?;
-    // A host that is itself in a time namespace: what is written counts from the machine's clocks, and a new namespace begins with
-    // what its parent has (time_namespaces(7)).
+    // A host that is itself in a time namespace: what is written counts from the machine's clocks, and a new namespace
+    // begins with what its parent has (time_namespaces(7)).
     let text = step("read the host's clocks", io(fs::read_to_string(OFFSETS)))?;
     let line = |name, ns: i64| {
         let ns = ns.saturating_add(offset(&text, name));

@@ -1,4 +1,5 @@
-//! What the processor says of itself. The call is safe in new versions of Rust and `unsafe` in older ones, and so it is here.
+//! What the processor says of itself. The call is safe in new versions of Rust and `unsafe` in older ones, and so it is
+//! here.
 
 use std::arch::x86_64::{__cpuid_count, CpuidResult};
 

@@ -1,5 +1,5 @@
-//! Whether what criu has saved is the whole payload, and can come back. It is looked at while criu holds the tree: what is
-//! wrong now would be wrong in the checkpoint.
+//! Whether what criu has saved is the whole payload, and can come back. It is looked at while criu holds the tree: what
+//! is wrong now would be wrong in the checkpoint.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use crate::procfs::{self, Stat};
 /// Why a checkpoint of this moment must not be committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unfit {
-    /// CRIU 4.2.1 would wait for ever at the restore: a child of the reaper has ended, and the reaper has not waited for it yet. It does as
-    /// soon as it goes on.
+    /// CRIU 4.2.1 would wait for ever at the restore: a child of the reaper has ended, and the reaper has not waited
+    /// for it yet. It does as soon as it goes on.
     NotReaped(i32),
-    /// A process has ended with an exit code that CRIU 4.2.1 would bring back without its highest bit, and its parent has not waited for it
-    /// yet.
+    /// A process has ended with an exit code that CRIU 4.2.1 would bring back without its highest bit, and its parent
+    /// has not waited for it yet.
     LateCode {
         /// Its pid in the sandbox.
         pid: i32,
@@ -53,7 +53,8 @@ impl std::fmt::Display for Unfit {
     }
 }
 
-/// Looks at every process in `proc`, the sandbox's, whose first process is the init. `root` is the root of the tree that criu saves.
+/// Looks at every process in `proc`, the sandbox's, whose first process is the init. `root` is the root of the tree
+/// that criu saves.
 pub(super) fn look(proc: &Path, root: i32) -> Option<Unfit> {
     let processes: Vec<(i32, Stat)> =
         procfs::processes(proc).filter_map(|(pid, path)| Some((pid.cast_signed(), Stat::read(&path)?))).collect();

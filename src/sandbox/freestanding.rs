@@ -1,5 +1,5 @@
-//! What the shared objects without libc have in common: system calls, errno, and their end. `build.rs` compiles them, and each includes this
-//! file as a module of its own; the library does not.
+//! What the shared objects without libc have in common: system calls, errno, and their end. `build.rs` compiles them,
+//! and each includes this file as a module of its own; the library does not.
 
 use core::arch::{asm, global_asm};
 
@@ -58,7 +58,8 @@ pub fn last_error() -> isize {
     unsafe { -(*__errno_location() as isize) }
 }
 
-// Parts of core name it for the case that something unwinds, which nothing here does. Hidden: a Rust program has its own.
+// Parts of core name it for the case that something unwinds, which nothing here does. Hidden: a Rust program has its
+// own.
 global_asm!(
     ".globl rust_eh_personality",
     ".hidden rust_eh_personality",

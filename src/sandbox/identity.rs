@@ -19,8 +19,9 @@ pub(super) fn map(identity: &Identity) -> Result<(), StepFailed> {
     step(SetupStep::MapIdentity, io(fs::write("/proc/self/gid_map", gids)))
 }
 
-/// The capabilities, over the sandbox's own namespaces only, that criu needs there (docs/measurements.md, "Capabilities that CRIU needs").
-/// CAP_SETUID above all must not be among them: with it, criu's restore tries an identity that is not mapped.
+/// The capabilities, over the sandbox's own namespaces only, that criu needs there (docs/measurements.md, "Capabilities
+/// that CRIU needs"). CAP_SETUID above all must not be among them: with it, criu's restore tries an identity that is
+/// not mapped.
 fn needed_by_criu(network: Network) -> CapsHashSet {
     let mut needed = CapsHashSet::from([
         Capability::CAP_CHECKPOINT_RESTORE,
@@ -28,7 +29,8 @@ fn needed_by_criu(network: Network) -> CapsHashSet {
         Capability::CAP_SYS_PTRACE,
         // for --link-remap
         Capability::CAP_DAC_READ_SEARCH,
-        // A restore opens files for writing and makes names in directories whose modes, as the payload has left them, forbid both.
+        // A restore opens files for writing and makes names in directories whose modes, as the payload has left them,
+        // forbid both.
         Capability::CAP_DAC_OVERRIDE,
     ]);
     if network == Network::Private {

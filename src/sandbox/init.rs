@@ -30,7 +30,8 @@ struct Init {
     criu: Option<(Pid, CriuJob)>,
     /// Children that ended before we knew who they were: a restored root can be quicker than criu's own end.
     strays: HashMap<Pid, Ended>,
-    /// How the root ended while criu was at work inside the tree: whether that was its own end is known when criu has ended.
+    /// How the root ended while criu was at work inside the tree: whether that was its own end is known when criu has
+    /// ended.
     ended_in_dump: Option<Ended>,
 }
 
@@ -205,8 +206,8 @@ impl Init {
     }
 }
 
-/// What there is of SysV IPC in this namespace, if anything: CRIU would leave it out without an error, because criu and the payload
-/// share the namespace. proc(5), /proc/sysvipc: one line for each object behind a line of titles.
+/// What there is of SysV IPC in this namespace, if anything: CRIU would leave it out without an error, because criu and
+/// the payload share the namespace. proc(5), /proc/sysvipc: one line for each object behind a line of titles.
 fn sysv_objects() -> Option<String> {
     let count = |(table, name): (&str, &str)| {
         let lines = fs::read_to_string(format!("/proc/sysvipc/{table}")).ok()?.lines().count();

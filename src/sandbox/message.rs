@@ -1,5 +1,5 @@
-//! What the supervisor and the sandbox's init say to each other: JSON datagrams over a SOCK_SEQPACKET pair, so that
-//! a message is whole or absent, and the end of either side is seen by the other as the end of the socket.
+//! What the supervisor and the sandbox's init say to each other: JSON datagrams over a SOCK_SEQPACKET pair. A message
+//! is whole or absent, and each side sees the other's end as the end of the socket.
 
 use std::io;
 use std::io::{IoSlice, IoSliceMut};

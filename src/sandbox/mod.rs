@@ -207,8 +207,8 @@ impl Drop for Killer {
     }
 }
 
-/// The end of a pid namespace's first process is the end of all in it, and wait(2) returns only when they are gone. One that hangs in the
-/// kernel (a dead file server) is waited for no longer than this.
+/// The end of a pid namespace's first process is the end of all in it, and wait(2) returns only when they are gone. One
+/// that hangs in the kernel (a dead file server) is waited for no longer than this.
 fn end(init: Pid) {
     const PATIENCE: u16 = 10_000;
     let gone = rustix::process::Pid::from_raw(init.as_raw())

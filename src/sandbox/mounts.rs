@@ -1,5 +1,5 @@
-//! The sandbox's root: the host's top-level entries bound into a private tmpfs, so that the payload finds every
-//! program and library where it was, and the places that must travel under names that are the same on every host.
+//! The sandbox's root. The host's top-level entries are bound into a private tmpfs, so that the payload finds every
+//! program and library where it was. The places that must travel have names that are the same on every host.
 
 use std::fs;
 use std::os::fd::OwnedFd;

@@ -1,5 +1,6 @@
-//! The host's files that a checkpoint brings, at their paths inside the sandbox: bound over what this host has instead, or, where it has
-//! nothing of that name, laid over the whole top-level directory by an overlay without an upper layer. Nothing of it is seen outside.
+//! The host's files that a checkpoint brings, at their paths inside the sandbox. Each is bound over what this host has
+//! instead. Where the host has nothing of that name, an overlay without an upper layer lays it over the whole top-level
+//! directory. Nothing of it is seen outside.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};

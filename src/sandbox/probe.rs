@@ -1,5 +1,5 @@
-//! The payload of `doctor` and `advertise`: a small tree with a thread, a child, a pipe, a file, shared memory and a timer, which waits
-//! until it has been saved and restored and then looks whether everything is what it was.
+//! The payload of `doctor` and `advertise`: a small tree with a thread, a child, a pipe, a file, shared memory and a
+//! timer. It waits until it has been saved and restored. Then it looks whether everything is what it was.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -276,7 +276,8 @@ fn become_criu(
     }
 }
 
-/// criu places its own descriptors above those of the payload, below its soft limit (docs/measurements.md, "CRIU's descriptors").
+/// criu places its own descriptors above those of the payload, below its soft limit (docs/measurements.md, "CRIU's
+/// descriptors").
 fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {

@@ -1,4 +1,5 @@
-//! A step of making the sandbox, and how it failed. Those that somebody decides by have a name of their own; all others are words.
+//! A step of making the sandbox, and how it failed. Those that somebody decides by have a name of their own; all others
+//! are words.
 
 use std::fmt;
 

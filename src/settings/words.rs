@@ -1,5 +1,5 @@
-//! Settings that are one of a few words. The help lists the words, an error names them, and a reader takes no other: all from one
-//! declaration, that of clap's [`ValueEnum`].
+//! Settings that are one of a few words. The help lists the words, an error names them, and a reader takes no other:
+//! all from one declaration, that of clap's [`ValueEnum`].
 
 use std::marker::PhantomData;
 
@@ -92,8 +92,8 @@ fn none_of<T: ValueEnum>() -> String {
     }
 }
 
-/// A flag whose value is one of the words. It takes any other one too, which is refused with the settings of other sources: by
-/// then condor-criu knows the job, and can keep HTCondor from holding it for a missing file.
+/// A flag whose value is one of the words. It takes any other one too, which is refused with the settings of other
+/// sources: by then condor-criu knows the job, and can keep HTCondor from holding it for a missing file.
 #[derive(Clone)]
 pub struct OneOf<T>(PhantomData<T>);
 

@@ -1,8 +1,8 @@
 //! `condor-criu run`: start or restore, supervise, checkpoint.
 //!
-//! The way: [`prepare`] finds, checks and plans everything that must be known before the first event, and the sandbox is made. Then events become
-//! inputs of a pure [`machine`], and its actions are done by the [`shell`] around it, until there is an exit status. What takes long is in
-//! [`work`], in threads; [`timing`] says when.
+//! The way: [`prepare`] finds, checks and plans everything that must be known before the first event, and the sandbox
+//! is made. Then events become inputs of a pure [`machine`], and its actions are done by the [`shell`] around it, until
+//! there is an exit status. What takes long is in [`work`], in threads; [`timing`] says when.
 
 mod machine;
 mod prepare;
@@ -87,8 +87,9 @@ fn tell_the_pool(job: &Job, failure: &Failure) {
     chirp.finish();
 }
 
-/// Under HTCondor: should a policy run the job again, the next start finds in the job ad that this attempt has ended. And with
-/// the payload's own status the last line of the log: should this turn out to be a vacate, the next start reads it.
+/// Under HTCondor: should a policy run the job again, the next start finds in the job ad that this attempt has ended.
+/// And with the payload's own status the last line of the log: should this turn out to be a vacate, the next start
+/// reads it.
 fn tell_the_end(job: &Job, ended: Option<Ended>) {
     let Some(id) = job.unique_id() else { return };
     let mut chirp = Chirp::start(job.chirp_config(), false);

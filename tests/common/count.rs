@@ -148,8 +148,8 @@ impl Counting<'_> {
         self.job.host()
     }
 
-    /// Vacates it and waits until it is on another host; returns which. Its next steps are made there: a vacate can take
-    /// seconds to arrive.
+    /// Vacates it and waits until it is on another host; returns which. Its next steps are made there: a vacate can
+    /// take seconds to arrive.
     #[track_caller]
     pub fn vacated(&self) -> Host {
         let starts = self.starts();

@@ -265,8 +265,8 @@ impl<'p> Job<'p> {
         }
     }
 
-    /// A file of its scratch directory on a host as it is now, such as `_condor_stdout`. After a cut cable an earlier run of it may still
-    /// be alive there; the last one counts.
+    /// A file of its scratch directory on a host as it is now, such as `_condor_stdout`. After a cut cable an earlier
+    /// run of it may still be alive there; the last one counts.
     pub fn scratch(&self, host: Host, file: &str) -> Option<String> {
         const FIND: &str = r#"last=-1; for ad in "$1"/dir_*/.job.ad "$1"/dir_*/scratch/.job.ad; do
             grep -qs "^ClusterId = $2\$" "$ad" || continue

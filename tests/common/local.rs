@@ -1,5 +1,5 @@
-//! Jobs on this machine: the built binary in a scratch directory of the test's, started as HTCondor's starter would start
-//! it, as an ordinary user even if the tests run as root.
+//! Jobs on this machine: the built binary in a scratch directory of the test's, started as HTCondor's starter would
+//! start it, as an ordinary user even if the tests run as root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -45,8 +45,8 @@ impl Bench {
         let dir = tempfile::tempdir_in(place).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let bin = dir.path().join("condor-criu");
-        // By another process: a descriptor of ours that is open for writing could be inherited by a job that another test
-        // starts at this moment, and the file could not be executed.
+        // By another process: a descriptor of ours that is open for writing could be inherited by a job that another
+        // test starts at this moment, and the file could not be executed.
         let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_condor-criu")).arg(&bin).status().unwrap();
         assert!(copied.success());
         Bench { dir }

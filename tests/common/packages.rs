@@ -1,4 +1,5 @@
-//! The packages, as `packaging/build` makes them of the binary under test. Not a part of `common`: only two test files want the manual too.
+//! The packages, as `packaging/build` makes them of the binary under test. Not a part of `common`: only two test files
+//! want the manual too.
 
 #![allow(dead_code, clippy::unwrap_used, reason = "a test that cannot go on stops, and not each uses all")]
 

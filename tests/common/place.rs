@@ -53,8 +53,8 @@ impl Place {
         }
     }
 
-    /// `condor-criu run` with these words, as a shell reads them. If `cvmfs` names a file of the scratch directory, the host has that
-    /// image mounted through FUSE at /run/cvmfs.
+    /// `condor-criu run` with these words, as a shell reads them. If `cvmfs` names a file of the scratch directory, the
+    /// host has that image mounted through FUSE at /run/cvmfs.
     pub fn start(self, bench: &Bench, host: &Host<'_>, cvmfs: &str, words: &str) -> Child {
         let (binary, criu) = match self {
             Place::Here => (bench.binary(), real_criu()),

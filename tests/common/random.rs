@@ -1,6 +1,7 @@
 //! Chance that can be had again: a seed, and variables of the environment that set it and how much of it there is.
 
-/// A generator of pseudo-random numbers (splitmix64): any seed will do, and two that are neighbours give different numbers.
+/// A generator of pseudo-random numbers (splitmix64): any seed will do, and two that are neighbours give different
+/// numbers.
 pub struct Random(u64);
 
 impl Random {

@@ -1,5 +1,6 @@
-//! The workload suite at random moments: rounds over all rows, several rows at a time, since most of them wait most of the time. One that
-//! fails does not end the others; all of them are told in the end, each with what it takes to do it again.
+//! The workload suite at random moments: rounds over all rows, several rows at a time, since most of them wait most of
+//! the time. One that fails does not end the others; all of them are told in the end, each with what it takes to do it
+//! again.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 

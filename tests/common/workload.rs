@@ -1,5 +1,6 @@
-//! The engine of the workload suite: a program runs once in peace and once through three evictions, by turns a periodic checkpoint with exit
-//! 85 and a vacate, each time into another directory and under another user; exit status, stdout, stderr and every file must be equal.
+//! The engine of the workload suite: a program runs once in peace and once through three evictions, by turns a periodic
+//! checkpoint with exit 85 and a vacate, each time into another directory and under another user; exit status, stdout,
+//! stderr and every file must be equal.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
@@ -80,7 +81,8 @@ struct Measured {
 }
 
 impl Workload {
-    /// Runs it both ways and compares. On a busy machine an eviction may come after the program's end; then all come sooner.
+    /// Runs it both ways and compares. On a busy machine an eviction may come after the program's end; then all come
+    /// sooner.
     pub fn run(&self) {
         let sooner = [self.every, self.every / 2.0, self.every / 4.0];
         assert!(sooner.iter().any(|every| self.run_evicted(*every)), "{}: ended before its last eviction", self.title);
@@ -119,9 +121,10 @@ impl Workload {
         }
     }
 
-    /// Runs it with these evictions, each so long after its beginning or its restore, by turns a periodic checkpoint (if it comes late enough to be
-    /// an interval) and a vacate; those that come after its end do not happen. Returns how many did. What HTCondor would do with a refusal (exit 75), another host with the same
-    /// checkpoint, is done and told to `refused`.
+    /// Runs it with these evictions, each so long after its beginning or its restore, by turns a periodic checkpoint
+    /// (if it comes late enough to be an interval) and a vacate; those that come after its end do not happen. Returns
+    /// how many did. What HTCondor would do with a refusal (exit 75), another host with the same checkpoint, is done
+    /// and told to `refused`.
     pub fn rehearse(&self, moments: &[Duration], refused: &mut dyn FnMut(&str)) -> usize {
         let bench = Bench::new();
         self.place.prepare(&bench);

@@ -1,5 +1,6 @@
-//! A file system of the test's own, which becomes read-only when it is told to, for all who have files open in it: ext4 does so after an error
-//! (`errors=remount-ro`), and has a file that makes one. A remount from outside would be refused while something is written.
+//! A file system of the test's own, which becomes read-only when it is told to, for all who have files open in it: ext4
+//! does so after an error (`errors=remount-ro`), and has a file that makes one. A remount from outside would be refused
+//! while something is written.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

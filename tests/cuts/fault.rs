@@ -44,7 +44,8 @@ impl Fault {
         match self {
             Fault::Kill => matches!(result, -9 | 85),
             Fault::Init => matches!(result, 75 | 85),
-            // The signal could not be answered with a checkpoint, which is said, and the payload got it itself or went on to its end.
+            // The signal could not be answered with a checkpoint, which is said, and the payload got it itself or went
+            // on to its end.
             Fault::Criu | Fault::Disk | Fault::Error { .. } => matches!(result, 85 | 75 | 42 | -15),
             // Nothing is wrong that anybody has to notice.
             Fault::Short { .. } | Fault::Clock(_) => result == 85,

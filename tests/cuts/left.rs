@@ -49,7 +49,8 @@ pub fn no_lock_and_no_mount_is_left(host: &Host<'_>, is_a_mount: bool) {
     assert!(host.scratch.metadata().unwrap().uid() == host.user);
 }
 
-/// Whatever the umask: the draft, and what is just put back, are no other user's to read. `whole` is what data.txt had in the checkpoint.
+/// Whatever the umask: the draft, and what is just put back, are no other user's to read. `whole` is what data.txt had
+/// in the checkpoint.
 pub fn nothing_is_open_to_others(host: &Host<'_>, whole: &str) {
     let mode = |name: &str| Some(fs::symlink_metadata(host.scratch.join(name)).ok()?.mode() & 0o7777);
     assert!(mode(".condor-criu").is_none_or(|mode| mode == 0o700), "{:o}", mode(".condor-criu").unwrap());

@@ -1,5 +1,5 @@
-//! How frames are stored, and what the file is to programs that know nothing of us: of both there are notes and empty frames that such
-//! programs skip.
+//! How frames are stored, and what the file is to programs that know nothing of us: of both there are notes and empty
+//! frames that such programs skip.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,9 @@
 //! Equal chunks are stored once.
 //!
-//! Forked workers and copies of tables make whole chunks equal. A cryptographic digest of every chunk before compression would cost a quarter
-//! of a core for each GiB per second only to find out that most have no equal. So a fast fingerprint is taken, and when one is met
-//! again the earlier chunk is read back, decoded and compared: certain, and paid for only by those that gain.
+//! Forked workers and copies of tables make whole chunks equal. A cryptographic digest of every chunk before
+//! compression would cost a quarter of a core for each GiB per second only to find out that most have no equal. So a
+//! fast fingerprint is taken, and when one is met again the earlier chunk is read back, decoded and compared: certain,
+//! and paid for only by those that gain.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -23,7 +24,8 @@ struct Original {
     frame: u32,
 }
 
-/// Chunks by fingerprint. Of several with one fingerprint the first is kept: they are equal, or a collision that costs one comparison.
+/// Chunks by fingerprint. Of several with one fingerprint the first is kept: they are equal, or a collision that costs
+/// one comparison.
 #[derive(Default)]
 pub(super) struct Originals(Mutex<HashMap<u64, Original>>);
 
@@ -39,8 +41,8 @@ impl Originals {
         }
     }
 
-    /// An earlier chunk with the same content, and where it is in terms of the index; `look_up` tells a frame's place in the file and the
-    /// frame. A file that cannot be read back has none.
+    /// An earlier chunk with the same content, and where it is in terms of the index; `look_up` tells a frame's place
+    /// in the file and the frame. A file that cannot be read back has none.
     pub fn find(
         &self,
         print: u64,
@@ -69,8 +71,8 @@ impl Originals {
     }
 }
 
-/// A fingerprint at the speed of memory: eight independent chains of multiplication. No protection against intent, and none
-/// needed.
+/// A fingerprint at the speed of memory: eight independent chains of multiplication. No protection against intent, and
+/// none needed.
 pub(super) fn print(bytes: &[u8]) -> u64 {
     const MULTIPLIER: u64 = 0xd6e8_feb8_6659_fd93;
     let mut chains: [u64; 8] = std::array::from_fn(|n| n as u64 ^ bytes.len() as u64);

@@ -1,5 +1,5 @@
-//! What can go wrong with an archive, told apart because the callers act differently: an empty file is a job's first start,
-//! a newer format is another host's business, damage is a checkpoint lost.
+//! What can go wrong with an archive. It is told apart because the callers act differently: an empty file is a job's
+//! first start, a newer format is another host's business, damage is a checkpoint lost.
 
 use std::io;
 

@@ -1,13 +1,13 @@
 //! Writes members into a directory and trusts nothing that the archive says.
 //!
 //! An archive comes from the access point, where it may have been made by anyone who can submit, and it is unpacked
-//! before the payload's sandbox exists. So no member is written by its path: each directory on the way is opened from the one
-//! above it without following links, and only the last component is created in it. A symbolic link in the way is an
-//! error, whoever made it. Nothing is ever written through a link, and a file with a second name is made new, so that a link to a
-//! foreign file is replaced and not followed.
+//! before the payload's sandbox exists. So no member is written by its path: each directory on the way is opened from
+//! the one above it without following links, and only the last component is created in it. A symbolic link in the way
+//! is an error, whoever made it. Nothing is ever written through a link, and a file with a second name is made new, so
+//! that a link to a foreign file is replaced and not followed.
 //!
-//! Directories come first, open to their owner whatever their modes are to be. Then the files, in several threads. Then links and named
-//! pipes, and at the end the modes and times of directories.
+//! Directories come first, open to their owner whatever their modes are to be. Then the files, in several threads. Then
+//! links and named pipes, and at the end the modes and times of directories.
 
 mod content;
 mod place;
@@ -36,7 +36,8 @@ pub enum Existing {
     /// Unlink it and make a new file.
     #[default]
     Unlink,
-    /// Keep a regular file of one name, and write what differs in its place: it needs no room twice. Anything else is unlinked.
+    /// Keep a regular file of one name, and write what differs in its place: it needs no room twice. Anything else is
+    /// unlinked.
     Reuse,
 }
 
@@ -45,13 +46,14 @@ pub enum Existing {
 pub struct ExtractOptions {
     /// What to do with what is there.
     pub existing: Existing,
-    /// Whether files keep setuid, setgid and sticky bits, and ACLs. Directories always keep their bits: there they give nobody rights.
+    /// Whether files keep setuid, setgid and sticky bits, and ACLs. Directories always keep their bits: there they give
+    /// nobody rights.
     pub keep_special_bits: bool,
-    /// Whether symbolic links may have targets that are absolute or lead out. A payload's own are restored as they were; for
-    /// looking into an archive of unknown origin leave it off.
+    /// Whether symbolic links may have targets that are absolute or lead out. A payload's own are restored as they
+    /// were; for looking into an archive of unknown origin leave it off.
     pub any_symlink: bool,
-    /// Whether what belongs to another group than this process's stays open to its owner, and is told as [`Later`]: criu's capabilities do
-    /// not reach it.
+    /// Whether what belongs to another group than this process's stays open to its owner, and is told as [`Later`]:
+    /// criu's capabilities do not reach it.
     pub leave_open: bool,
     /// Threads that write files, and that decode ahead for large ones.
     pub threads: usize,
@@ -81,8 +83,8 @@ pub struct Extracted {
     pub later: Vec<Later>,
 }
 
-/// Writes all members below `prefix` (without a slash at its end; empty for all) into the directory `into`, named by what follows
-/// the prefix. What was there and is not in the archive stays.
+/// Writes all members below `prefix` (without a slash at its end; empty for all) into the directory `into`, named by
+/// what follows the prefix. What was there and is not in the archive stays.
 pub fn extract(
     reader: &Reader,
     prefix: impl AsRef<OsStr>,
@@ -235,8 +237,8 @@ fn failed(member: &Member, what: &str, e: Errno) -> ArchiveError {
     named(&member.name, what, e)
 }
 
-/// A disk that is full or broken, a right that is missing and limits that are reached say nothing about the archive; what is in the way
-/// may.
+/// A disk that is full or broken, a right that is missing and limits that are reached say nothing about the archive;
+/// what is in the way may.
 fn named(name: &dyn std::fmt::Display, what: &str, e: Errno) -> ArchiveError {
     use Errno::{EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM, EROFS};
     match e {
@@ -264,8 +266,9 @@ fn split(path: &[u8]) -> (&[u8], &OsStr) {
     (dir, OsStr::from_bytes(name))
 }
 
-/// Whether a link in `dir` (relative to the root of the extraction) may lead out of it. Steps up are taken only at the start of the
-/// target, where they count real directories; behind a component that may itself be a link nobody knows where `..` leads.
+/// Whether a link in `dir` (relative to the root of the extraction) may lead out of it. Steps up are taken only at the
+/// start of the target, where they count real directories; behind a component that may itself be a link nobody knows
+/// where `..` leads.
 fn leads_out(dir: &[u8], target: &[u8]) -> bool {
     if target.starts_with(b"/") {
         return true;

@@ -1,15 +1,15 @@
 //! The filters that make arrays of numbers compressible: byte shuffle by element size, after an optional difference.
 //!
-//! Most of the memory of a scientific program is arrays of floating-point numbers, and a general compressor gains 5% on
-//! them because the bytes that repeat (sign, exponent, the top of the mantissa) stand among bytes that never do. The
-//! shuffle puts the first bytes of all elements side by side, then the second ones, and so on ("planes"), so that each plane
-//! can be compressed or left alone on its own. The difference, where neighbours are alike, empties the upper
-//! planes: elements are taken as little-endian integers, the one before is subtracted, and the sign is folded into the
-//! lowest bit ("zigzag") so that small steps in both directions have zero bytes at the top. It is exact for any bits.
+//! Most of the memory of a scientific program is arrays of floating-point numbers. A general compressor gains 5% on
+//! them: the bytes that repeat (sign, exponent, the top of the mantissa) stand among bytes that never do. The shuffle
+//! puts the first bytes of all elements side by side, then the second ones, and so on ("planes"), so that each plane
+//! can be compressed or left alone on its own. Where neighbours are alike, their difference empties the upper planes.
+//! Elements are taken as little-endian integers, and the one before is subtracted. The sign is folded into the lowest
+//! bit ("zigzag"), so that small steps in both directions have zero bytes at the top. It is exact for any bits.
 //!
-//! Everything is done in one pass over blocks of sixteen elements that stay in registers. The transposition is made of one
-//! step, the interleaving of two registers byte by byte, which is one instruction of the baseline x86-64 (SSE2). Measured on an
-//! AMD EPYC of 2024: 8 to 13 GB/s a core, both ways.
+//! Everything is done in one pass over blocks of sixteen elements that stay in registers. The transposition is made of
+//! one step, the interleaving of two registers byte by byte, which is one instruction of the baseline x86-64 (SSE2).
+//! Measured on an AMD EPYC of 2024: 8 to 13 GB/s a core, both ways.
 
 use bytemuck::Pod;
 use serde::{Deserialize, Serialize};
@@ -37,8 +37,8 @@ impl Filter {
             && self.at.checked_add(self.len).is_some_and(|end| end <= decoded)
     }
 
-    /// Undoes the filter on the way from `coded` to `out`, two buffers of the length of the decoded frame. The caller has asked
-    /// [`Filter::fits`].
+    /// Undoes the filter on the way from `coded` to `out`, two buffers of the length of the decoded frame. The caller
+    /// has asked [`Filter::fits`].
     pub fn undo(&self, coded: &[u8], out: &mut [u8]) {
         let (from, to) = (self.at as usize, self.at as usize + self.len as usize);
         out[..from].copy_from_slice(&coded[..from]);
@@ -53,8 +53,8 @@ impl Filter {
     }
 }
 
-/// Shuffles `src`, whole elements, into its planes, `elem` of them, each as long as there are elements. With `delta` the
-/// differences of the elements.
+/// Shuffles `src`, whole elements, into its planes, `elem` of them, each as long as there are elements. With `delta`
+/// the differences of the elements.
 pub fn apply(src: &[u8], elem: u8, delta: bool, planes: &mut [&mut [u8]]) {
     match (elem, delta) {
         (8, false) => shuffle::<u64, 8, false>(src, planes),
@@ -143,9 +143,10 @@ const BLOCK: usize = 16;
 
 /// Interleaves every two registers whose numbers differ in `bit` only, byte by byte.
 ///
-/// Seen as bits of addresses: a byte lies at position p3 p2 p1 p0 of a register whose number has the bit x. Afterwards it lies at
-/// p2 p1 p0 x, and the number has p3 where x was. So each of these steps moves one bit of the number into the position, and the
-/// transpositions below are the few steps that exchange the bits of the element's number for those of the byte's.
+/// Seen as bits of addresses: a byte lies at position p3 p2 p1 p0 of a register whose number has the bit x. Afterwards
+/// it lies at p2 p1 p0 x, and the number has p3 where x was. So each of these steps moves one bit of the number into
+/// the position, and the transpositions below are the few steps that exchange the bits of the element's number for
+/// those of the byte's.
 #[inline(always)]
 fn step<const E: usize>(registers: &mut [Register; E], bit: usize) {
     for low in (0..E).filter(|number| number & bit == 0) {
@@ -171,7 +172,8 @@ fn transpose<const E: usize>(mut registers: [Register; E]) -> [Register; E] {
     registers
 }
 
-/// From planes to sixteen elements: the bits of the byte's number go back into the position, and then all stand where they stood.
+/// From planes to sixteen elements: the bits of the byte's number go back into the position, and then all stand where
+/// they stood.
 #[inline(always)]
 fn untranspose<const E: usize>(mut registers: [Register; E]) -> [Register; E] {
     for bit in [4, 2, 1].into_iter().filter(|bit| *bit < E) {

@@ -1,7 +1,8 @@
 //! Sees to it that the disk works while the archive is still being written.
 //!
-//! The kernel would let a gigabyte of written pages lie in memory, and the `fsync` at the end would then wait for all of it while the
-//! payload is frozen. A thread of its own asks for durability every so often, so that at the end only the last part is left.
+//! The kernel would let a gigabyte of written pages lie in memory, and the `fsync` at the end would then wait for all
+//! of it while the payload is frozen. A thread of its own asks for durability every so often, so that at the end only
+//! the last part is left.
 
 use std::fs::File;
 use std::sync::Mutex;
@@ -12,8 +13,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::error::ArchiveError;
 use super::lock::lock;
 
-/// Bytes between two requests. Each may cost the disk a flush of its own cache, some milliseconds; at the speed of a disk this is
-/// a request every 0.1 to 1 s.
+/// Bytes between two requests. Each may cost the disk a flush of its own cache, some milliseconds; at the speed of a
+/// disk this is a request every 0.1 to 1 s.
 const EVERY: u64 = 64 << 20;
 
 /// Counts what is written and wakes the thread.
@@ -47,8 +48,8 @@ impl Flusher {
     }
 }
 
-/// The thread's work. An error must not be lost: the kernel tells an open file of it once, and the `fsync` at the end would not hear
-/// of it again.
+/// The thread's work. An error must not be lost: the kernel tells an open file of it once, and the `fsync` at the end
+/// would not hear of it again.
 pub(super) fn run(file: &File, woken: &Receiver<()>) -> Result<(), ArchiveError> {
     for () in woken {
         file.sync_data().map_err(|e| ArchiveError::io("making the archive durable", e))?;

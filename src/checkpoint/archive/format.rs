@@ -1,9 +1,9 @@
 //! What the file looks like from outside its frames: the opening, the locator, and the rule of versions.
 //!
-//! The first bytes say that the file is ours and the last ones say where the index is, so that "not ours", "cut off" and
-//! "damaged" can be told apart. Every byte of the file is under a digest: the opening and the locator are compared or carry
-//! their own, the locator has that of the index frame, and the index has those of all frames, which lie end to end from the
-//! opening to the index without a gap.
+//! The first bytes say that the file is ours and the last ones say where the index is, so that "not ours", "cut off"
+//! and "damaged" can be told apart. Every byte of the file is under a digest. The opening and the locator are compared
+//! or carry their own. The locator has the digest of the index frame, and the index has those of all frames. The frames
+//! lie end to end from the opening to the index, without a gap.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,14 +11,14 @@ use super::codec::Container;
 use super::error::ArchiveError;
 use crate::name::{from_hex, to_hex};
 
-/// Version that is written. The rule: a reader takes any minor version of a major one that it knows (a newer minor only adds
-/// fields that may be ignored) and refuses a newer major.
+/// Version that is written. The rule: a reader takes any minor version of a major one that it knows (a newer minor only
+/// adds fields that may be ignored) and refuses a newer major.
 pub const MAJOR: u16 = 1;
 /// See [`MAJOR`].
 pub const MINOR: u16 = 0;
 
-/// Largest decoded frame in bytes. The writer makes frames of about 1 MiB; the rest is room for another choice by a later
-/// version, and the bound on what a hostile frame can make us allocate.
+/// Largest decoded frame in bytes. The writer makes frames of about 1 MiB; the rest is room for another choice by a
+/// later version, and the bound on what a hostile frame can make us allocate.
 pub const MAX_FRAME: u32 = 16 << 20;
 /// Largest decoded index in bytes, some 1.5 million members: the bound on what a hostile locator can make us allocate.
 pub const MAX_INDEX: u64 = 256 << 20;
@@ -37,8 +37,8 @@ const LOCATOR_MAGIC: &[u8; 8] = b"CCRIULOC";
 
 /// The blake3 digest of some bytes of the file, as hexadecimal in the index.
 ///
-/// It is taken of the *stored* bytes and not of the decoded ones: then a flipped bit that no decoder would notice is still
-/// found, no decoder ever sees bytes that nobody vouched for, and `verify` runs at the speed of the disk.
+/// It is taken of the *stored* bytes and not of the decoded ones. So a flipped bit that no decoder would notice is
+/// still found, no decoder ever sees bytes that nobody vouched for, and `verify` runs at the speed of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest(pub [u8; 32]);
 
@@ -72,7 +72,8 @@ fn opening_payload(major: u16, minor: u16) -> [u8; 24] {
     payload
 }
 
-/// The first bytes of the file. They begin with an empty frame, because programs tell the type of a file from its first four bytes.
+/// The first bytes of the file. They begin with an empty frame, because programs tell the type of a file from its first
+/// four bytes.
 pub fn opening(container: Container) -> Vec<u8> {
     opening_of(container, (MAJOR, MINOR))
 }
@@ -156,8 +157,8 @@ impl Locator {
         container.note(&payload)
     }
 
-    /// Reads the last [`Locator::len`] bytes of a file whose opening is in order. A file without a locator at its end is cut
-    /// off; one that has it with a wrong digest is damaged.
+    /// Reads the last [`Locator::len`] bytes of a file whose opening is in order. A file without a locator at its end
+    /// is cut off; one that has it with a wrong digest is damaged.
     pub fn parse(tail: &[u8], container: Container) -> Result<Self, ArchiveError> {
         let damaged = || ArchiveError::damaged("its locator");
         let from = tail.len().checked_sub(LOCATOR_PAYLOAD + container.note_tail()).ok_or(ArchiveError::Truncated)?;

@@ -1,8 +1,9 @@
 //! One frame: the unit that is compressed, verified, found and decompressed alone.
 //!
-//! A frame of the archive is a run of bytes of the tar, stored as one or more frames of the container (zstd, or gzip members)
-//! end to end, which any decoder takes for one. The writer uses that twice: a chunk's tar header stands unfiltered before its
-//! payload, and of a shuffled payload the planes that are noise are stored raw while the others are compressed.
+//! A frame of the archive is a run of bytes of the tar, stored as one or more frames of the container (zstd, or gzip
+//! members) end to end, which any decoder takes for one. The writer uses that twice: a chunk's tar header stands
+//! unfiltered before its payload, and of a shuffled payload the planes that are noise are stored raw while the others
+//! are compressed.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -33,7 +34,8 @@ pub enum Compression {
         /// 1 (fast) to 9.
         level: u32,
     },
-    /// A look at each frame decides: nothing for zeros, raw for noise, shuffled planes for arrays of numbers, zstd for the rest.
+    /// A look at each frame decides: nothing for zeros, raw for noise, shuffled planes for arrays of numbers, zstd for
+    /// the rest.
     #[default]
     Auto,
 }
@@ -133,8 +135,8 @@ impl Encoder {
         let zstd = Compressor::new(level).map_err(starting)?;
         let mut entropy = Compressor::new(1).map_err(starting)?;
         for parameter in [
-            // Its steps between two tries at a match are as long as a block, so that all of it is literals; with steps other than
-            // the shortest zstd would not code these either, unless it is told to.
+            // Its steps between two tries at a match are as long as a block, so that all of it is literals; with steps
+            // other than the shortest zstd would not code these either, unless it is told to.
             CParameter::Strategy(Strategy::ZSTD_fast),
             CParameter::TargetLength(ZSTD_BLOCK as u32),
             CParameter::HashLog(6),
@@ -145,8 +147,8 @@ impl Encoder {
         Ok(Self { compression, zstd, entropy, sampler: Sampler::new(prices), planes: Vec::new() })
     }
 
-    /// Stores `head` (tar headers) and `body` (of which the first `payload` bytes are content and the rest is padding) in `out`.
-    /// Only content is ever filtered, and only if `numbers` says that it may be an array of them.
+    /// Stores `head` (tar headers) and `body` (of which the first `payload` bytes are content and the rest is padding)
+    /// in `out`. Only content is ever filtered, and only if `numbers` says that it may be an array of them.
     pub fn encode(
         &mut self,
         head: &[u8],
@@ -190,8 +192,8 @@ impl Encoder {
         }
     }
 
-    /// Shuffles the content and stores each plane as `codings` says. Raw planes at the front, the noise of a mantissa, are shuffled
-    /// straight to where they are stored.
+    /// Shuffles the content and stores each plane as `codings` says. Raw planes at the front, the noise of a mantissa,
+    /// are shuffled straight to where they are stored.
     fn shuffled(
         &mut self,
         at: usize,

@@ -136,8 +136,8 @@ pub struct Index {
 }
 
 impl Index {
-    /// Compares all numbers with each other and with where the index begins, so that nothing that follows them can leave
-    /// the file, a frame, or the bounds of memory.
+    /// Compares all numbers with each other and with where the index begins, so that nothing that follows them can
+    /// leave the file, a frame, or the bounds of memory.
     pub fn check(&self, container: Container, index_at: u64) -> Result<(), ArchiveError> {
         let damaged = |what: String| Err(ArchiveError::Damaged { what });
         let mut end = opening(container).len() as u64;

@@ -39,7 +39,8 @@ pub(super) struct Scratch {
     stored: Vec<u8>,
 }
 
-/// Shared frames that are kept decoded: criu asks for the small images of a task one after another, and several tasks in turn.
+/// Shared frames that are kept decoded: criu asks for the small images of a task one after another, and several tasks
+/// in turn.
 const CACHED: usize = 4;
 /// Buffers that are kept of each sort; more are only needed while more members are open.
 const POOLED: usize = 8;

@@ -13,8 +13,8 @@ use super::error::ArchiveError;
 use super::index::Extent;
 use super::inner::{Inner, ZEROS};
 
-/// Threads that decode ahead, for all members of a reader together. When criu restores many tasks it reads many images at once, and
-/// each is decoded by the thread that serves it.
+/// Threads that decode ahead, for all members of a reader together. When criu restores many tasks it reads many images
+/// at once, and each is decoded by the thread that serves it.
 const MOST_AHEAD: usize = 8;
 
 /// A piece of a member's content.

@@ -1,5 +1,5 @@
-//! Opens an archive and finds things in it. What it hands out has been compared with the digests before, and every number that it
-//! follows has been compared with the file.
+//! Opens an archive and finds things in it. What it hands out has been compared with the digests before, and every
+//! number that it follows has been compared with the file.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -103,7 +103,8 @@ impl Reader {
         self.inner.index.members.get(*number)
     }
 
-    /// The content of a file, decoded ahead by up to `threads` threads (0: as it is read). A hard link leads to the file.
+    /// The content of a file, decoded ahead by up to `threads` threads (0: as it is read). A hard link leads to the
+    /// file.
     ///
     /// All members that are open share a limit of threads; beyond it, and for members of one frame, there are none.
     pub fn open_member(&self, name: impl AsRef<OsStr>, threads: usize) -> Result<MemberReader, ArchiveError> {
@@ -133,8 +134,8 @@ impl Reader {
         Ok(sum)
     }
 
-    /// Reads every byte of the file and compares it with the digests, in `threads` threads. Nothing is decoded: the digests are of
-    /// what is stored.
+    /// Reads every byte of the file and compares it with the digests, in `threads` threads. Nothing is decoded: the
+    /// digests are of what is stored.
     pub fn verify(&self, threads: usize) -> Result<(), ArchiveError> {
         let inner = &self.inner;
         if frame_of_file(&inner.file)? != (inner.container, inner.locator) {

@@ -1,13 +1,15 @@
 //! What to do with a frame, decided by a look at a part of it.
 //!
-//! What is to be short is the time until the checkpoint is safe on the access point. It has two parts: the processor's, which every
-//! step of compression makes longer, and that of each stored byte (its digest, the page cache, and above all the upload), which
-//! compression makes shorter. So each way to store a frame has a price in nanoseconds for each byte of content, and the cheapest is
-//! taken: with a slow upload zstd pays even where it gains 2%, with a fast one only what gains much for little.
+//! What is to be short is the time until the checkpoint is safe on the access point. It has two parts: the processor's,
+//! which every step of compression makes longer, and that of each stored byte (its digest, the page cache, and above
+//! all the upload), which compression makes shorter. So each way to store a frame has a price in nanoseconds for each
+//! byte of content, and the cheapest is taken. With a slow upload zstd pays even where it gains 2%; with a fast one,
+//! only what gains much for little pays.
 //!
-//! The look itself must cost little. It counts bytes in slices spread over the frame, for each plane of elements of 4 and 8 bytes, as
-//! they are and as differences, and takes the entropy of the counts for the size that a plane would have. zstd's own try at the slices
-//! stands for everything that repeats in longer pieces (text, code, tables), which counting bytes cannot see.
+//! The look itself must cost little. It counts bytes in slices spread over the frame: for each plane of elements of 4
+//! and 8 bytes, as they are and as differences. The entropy of the counts is taken for the size that a plane would
+//! have. zstd's own try at the slices stands for everything that repeats in longer pieces (text, code, tables), which
+//! counting bytes cannot see.
 
 use zstd::bulk::Compressor;
 
@@ -42,12 +44,13 @@ pub enum Plan {
     },
 }
 
-/// Bytes per second that an upload takes where nobody has set or measured it: 1 Gbit/s. Pools were seen to upload 1 GB at about
-/// 180 MB/s and 100 MB at 40 MB/s (docs/measurements.md, "The price of a restart in place"), and the access point's disk and network have all jobs' uploads to bear.
+/// Bytes per second that an upload takes where nobody has set or measured it: 1 Gbit/s. Pools were seen to upload 1 GB
+/// at about 180 MB/s and 100 MB at 40 MB/s (docs/measurements.md, "The price of a restart in place"), and the access
+/// point's disk and network have all jobs' uploads to bear.
 pub const UPLOAD_RATE: f64 = 125e6;
 
-/// Nanoseconds of one processor for each byte that goes in. Measured with `cargo bench --bench archive` on an AMD EPYC of 2024; on a
-/// slower one all are larger together, and the choice shifts as if the upload were faster.
+/// Nanoseconds of one processor for each byte that goes in. Measured with `cargo bench --bench archive` on an AMD EPYC
+/// of 2024; on a slower one all are larger together, and the choice shifts as if the upload were faster.
 mod price {
     /// zstd -1 of anything.
     pub const ZSTD: f32 = 1.1;
@@ -95,8 +98,8 @@ const SLICES: usize = 8;
 const SLICE: usize = 2048;
 /// Below this many bytes of content zstd alone decides: the planes would be too short to be worth a frame each.
 const LEAST: usize = 32 << 10;
-/// Bits per byte below which most bytes of a plane are equal, and zstd's search finds more than its Huffman coder, which
-/// needs at least one bit for each.
+/// Bits per byte below which most bytes of a plane are equal, and zstd's search finds more than its Huffman coder,
+/// which needs at least one bit for each.
 const MOSTLY_EQUAL: f32 = 1.0;
 /// zstd's try at the slices sees only a short past; on the whole frame it does better by up to this.
 const WHOLE: f32 = 0.88;

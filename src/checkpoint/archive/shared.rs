@@ -20,9 +20,9 @@ use super::part::Part;
 use super::tarhead::{self, Head};
 use crate::name::Name;
 
-/// Content of a full chunk in bytes, and about the size of a batch of small members. Measured on 1 GiB of doubles:
-/// 256 KiB is slower by a seventh, between 512 KiB and 4 MiB the difference drowns in the noise of the machine; 1 MiB keeps a worker's
-/// buffers near a second-level cache of 2 MiB, and the first byte of a member costs at most the decoding of one.
+/// Content of a full chunk in bytes, and about the size of a batch of small members. Measured on 1 GiB of doubles: 256
+/// KiB is slower by a seventh; between 512 KiB and 4 MiB the difference drowns in the noise of the machine. 1 MiB keeps
+/// a worker's buffers near a second-level cache of 2 MiB. The first byte of a member costs at most the decoding of one.
 pub(super) const CHUNK: usize = 1 << 20;
 /// Members up to this many bytes share frames.
 pub(super) const SMALL: usize = 64 << 10;
@@ -77,8 +77,8 @@ pub(super) struct Shared {
     pub compression: Compression,
     pub queue: Mutex<Option<Sender<Job>>>,
     pub flusher: Flusher,
-    /// Held while writing. The kernel lets only one thread write to a file at a time and lets the others spin, on processors
-    /// that criu and the payload's pages need.
+    /// Held while writing. The kernel lets only one thread write to a file at a time and lets the others spin, on
+    /// processors that criu and the payload's pages need.
     writing: Mutex<()>,
     table: Mutex<Table>,
     batch: Mutex<Batch>,
@@ -222,7 +222,8 @@ impl Shared {
         Ok(part.number().map_or_else(|| name.clone(), |number| tarhead::chunk_name(name, number)))
     }
 
-    /// A frame that has been written, and where it begins. Counts from the first frame on: it is asked for by chunks that equal an earlier one.
+    /// A frame that has been written, and where it begins. Counts from the first frame on: it is asked for by chunks
+    /// that equal an earlier one.
     pub fn frame(&self, number: u32) -> Option<(u64, Frame)> {
         let opening = format::opening(self.compression.container()).len() as u64;
         let table = lock(&self.table);

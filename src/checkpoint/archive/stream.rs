@@ -11,8 +11,8 @@ use super::part::Part;
 use super::shared::{CHUNK, Job, SMALL, Shared, submit};
 use crate::name::Name;
 
-/// Takes the content of one member in order. It must be [finished](MemberStream::finish): one that is dropped before makes the
-/// archive fail, because what ended early must not look whole.
+/// Takes the content of one member in order. It must be [finished](MemberStream::finish): one that is dropped before
+/// makes the archive fail, because what ended early must not look whole.
 pub struct MemberStream {
     shared: Arc<Shared>,
     member: usize,
@@ -31,8 +31,8 @@ impl MemberStream {
         Ok(Self { shared, member, name, buffer: Vec::new(), filled: 0, before: 0, finished: false })
     }
 
-    /// Reads once from `source`, straight into the archive's buffer: the way for pipes. Returns the number of bytes, 0 at its end.
-    /// May wait for the workers first.
+    /// Reads once from `source`, straight into the archive's buffer: the way for pipes. Returns the number of bytes, 0
+    /// at its end. May wait for the workers first.
     pub fn fill(&mut self, source: &mut dyn Read) -> io::Result<usize> {
         self.make_room()?;
         let read = source.read(&mut self.buffer[self.filled..])?;

@@ -1,7 +1,8 @@
 //! The index frame at the end of the file, as a stream both ways.
 //!
 //! The JSON of a large checkpoint is the one thing whose length grows with the payload: 200 bytes for each MiB. It is
-//! never held whole: it is counted, then serialised into the compressor, and parsed as it comes out of the decompressor.
+//! never held whole: it is counted, then serialised into the compressor, and parsed as it comes out of the
+//! decompressor.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -16,9 +17,11 @@ use super::index::{Index, Kind, Mtime};
 use super::tarhead::{self, BLOCK, Head};
 use crate::name::Name;
 
-/// Window of the compressor, as a power of two of bytes. What repeats in the JSON, its keys, repeats at once; a larger one is only memory.
+/// Window of the compressor, as a power of two of bytes. What repeats in the JSON, its keys, repeats at once; a larger
+/// one is only memory.
 const WINDOW_LOG: u32 = 16;
-/// Largest window that is read: of level 19, which version 1.0 used for the index too. What a hostile frame can make us allocate.
+/// Largest window that is read: of level 19, which version 1.0 used for the index too. What a hostile frame can make us
+/// allocate.
 const WINDOW_LOG_MAX: u32 = 23;
 /// Bytes between the streams and the file, and between the decompressor and the parser.
 const BUFFER: usize = 32 << 10;

@@ -114,8 +114,8 @@ fn streams_come_back_in_every_compression() {
 
 #[test]
 fn auto_stores_zeros_and_equal_chunks_once_and_shuffles_numbers() {
-    // One worker: a chunk is found by its equals only when its frame is on the disk, and of two equal chunks that several workers
-    // have in hand at once both are stored. That is allowed, and would miss the size below by chance.
+    // One worker: a chunk is found by its equals only when its frame is on the disk, and of two equal chunks that
+    // several workers have in hand at once both are stored. That is allowed, and would miss the size below by chance.
     let (_dir, path, _) = sample_with(Compression::Auto, 1);
     let reader = Reader::open(&path).unwrap();
     assert!(reader.get("images/zeros.img").unwrap().extents == [Extent::Zero { zero: 7 << 20 }]);

@@ -1,11 +1,11 @@
 //! Writes an archive: any number of threads hand in members, a fixed number of workers compresses and writes.
 //!
-//! The order of frames in the file is that in which they happen to be ready, so nobody ever waits for a neighbour. Memory is bounded
-//! by the queue: a thread that hands in a chunk waits until a worker is free, and buffers go round in a pool. Frames of
-//! links come last, because tar wants the target of a hard link before the link.
+//! The order of frames in the file is that in which they happen to be ready, so nobody ever waits for a neighbour.
+//! Memory is bounded by the queue: a thread that hands in a chunk waits until a worker is free, and buffers go round in
+//! a pool. Frames of links come last, because tar wants the target of a hard link before the link.
 //!
-//! After the first error nothing more is written, but workers go on emptying the queue: so no caller waits for ever, and each learns of
-//! the error at its next call.
+//! After the first error nothing more is written, but workers go on emptying the queue: so no caller waits for ever,
+//! and each learns of the error at its next call.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -35,7 +35,8 @@ pub struct WriteOptions {
     pub compression: Compression,
     /// Threads that compress; 0 is taken for 1. The cpus of the slot, not of the host.
     pub threads: usize,
-    /// Bytes per second that the upload will take, if that is known: what [`Compression::Auto`] weighs its work against.
+    /// Bytes per second that the upload will take, if that is known: what [`Compression::Auto`] weighs its work
+    /// against.
     pub upload_rate: Option<f64>,
 }
 
@@ -61,8 +62,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins an archive in `out`, an empty file that is open for writing, best for reading too: only then can equal chunks be stored
-    /// once. Starts the workers.
+    /// Begins an archive in `out`, an empty file that is open for writing, best for reading too: only then can equal
+    /// chunks be stored once. Starts the workers.
     pub fn create(out: File, options: WriteOptions) -> Result<Self, ArchiveError> {
         let threads = options.threads.max(1);
         // One job waiting for each thread: enough that no thread is idle while a chunk is filled.
@@ -91,8 +92,8 @@ impl Writer {
         Ok(())
     }
 
-    /// A member whose length is not known yet, such as an image from criu. Several may be open at once, in several threads.
-    /// The archive cannot be finished before each is.
+    /// A member whose length is not known yet, such as an image from criu. Several may be open at once, in several
+    /// threads. The archive cannot be finished before each is.
     pub fn stream(&self, name: impl AsRef<std::ffi::OsStr>) -> Result<MemberStream, ArchiveError> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let mtime = Mtime { s: i64::try_from(now.as_secs()).unwrap_or(0), ns: 0 };
@@ -161,8 +162,8 @@ impl Writer {
         stream.finish_sized(size)
     }
 
-    /// Writes `manifest` as the member `manifest.json`, the links, the index and the locator, and makes all of it durable
-    /// (`fsync` of the file; that of its directory after a rename is the caller's).
+    /// Writes `manifest` as the member `manifest.json`, the links, the index and the locator, and makes all of it
+    /// durable (`fsync` of the file; that of its directory after a rename is the caller's).
     pub fn finish(mut self, manifest: &[u8]) -> Result<Summary, ArchiveError> {
         if manifest.len() as u64 > MAX_MANIFEST {
             return Err(ArchiveError::bad("the manifest is too large"));

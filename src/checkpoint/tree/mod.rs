@@ -1,8 +1,9 @@
-//! A directory of files that their owner may have closed to itself: listed, read and removed all the same, and left with the modes that it
-//! had. A Go module cache has directories of mode 0555, a program may give its files any mode, and the packer is the owner of them all.
+//! A directory of files that their owner may have closed to itself: listed, read and removed all the same, and left
+//! with the modes that it had. A Go module cache has directories of mode 0555, a program may give its files any mode,
+//! and the packer is the owner of them all.
 //!
-//! Nothing is done by a path from the root: each way is opened below the directory, without following a link, in steps that one
-//! system call takes. So a path may be longer than PATH_MAX, and a link that a payload has made leads nowhere.
+//! Nothing is done by a path from the root: each way is opened below the directory, without following a link, in steps
+//! that one system call takes. So a path may be longer than PATH_MAX, and a link that a payload has made leads nowhere.
 
 mod remove;
 mod stat;
@@ -66,7 +67,8 @@ impl Tree {
         self.base.as_fd()
     }
 
-    /// Everything in it that `excluded` does not name, parents before what is in them. What vanishes meanwhile is left out.
+    /// Everything in it that `excluded` does not name, parents before what is in them. What vanishes meanwhile is left
+    /// out.
     pub fn walk(&mut self, excluded: impl Fn(&Path) -> bool) -> io::Result<Vec<Entry>> {
         self.walk_from(PathBuf::new(), LIST, excluded)
     }
@@ -106,7 +108,8 @@ impl Tree {
         Ok(found)
     }
 
-    /// The regular file of this entry, for reading, whatever its mode: it has that again when what this returns is let go.
+    /// The regular file of this entry, for reading, whatever its mode: it has that again when what this returns is let
+    /// go.
     pub fn read(&self, entry: &Entry) -> io::Result<Reading> {
         let failed = |error: io::Error| named(&entry.path, error);
         let plain = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
@@ -141,8 +144,8 @@ impl Tree {
         Ok(nix::fcntl::readlinkat(&handle, "")?)
     }
 
-    /// The directory that holds what is at `path`, in which its owner can make and remove names from now until the tree is let go; and the
-    /// last part of the path.
+    /// The directory that holds what is at `path`, in which its owner can make and remove names from now until the tree
+    /// is let go; and the last part of the path.
     pub fn holder<'a>(&mut self, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
         let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else { return Err(Errno::EINVAL.into()) };
         Ok((self.directory(parent, CHANGE).map_err(|error| named(parent, error))?, name))

@@ -1,9 +1,10 @@
 //! Guard pages (MADV_GUARD_INSTALL, Linux 6.13) for kernels that do not have them.
 //!
-//! glibc 2.42 puts them below the stack of each thread. CRIU writes each range of them as an entry of its own behind the mappings, inside
-//! whose memory they are, and an older kernel refuses to make them. So the mapping is cut in three there, and the middle one may not be
-//! touched, as glibc itself does on such kernels: who touches it gets SIGSEGV as before, and there is nothing in it to be lost. What
-//! is not private anonymous memory, or grows, is not cut; the gate refuses it.
+//! glibc 2.42 puts them below the stack of each thread. CRIU writes each range of them as an entry of its own behind
+//! the mappings, inside whose memory they are, and an older kernel refuses to make them. So the mapping is cut in three
+//! there, and the middle one may not be touched, as glibc itself does on such kernels. Who touches it gets SIGSEGV as
+//! before, and there is nothing in it to be lost. What is not private anonymous memory, or grows, is not cut; the gate
+//! refuses it.
 
 use super::{number, number_in, with_numbers};
 use crate::criu::wire::{Value, WireError, fields, put_bytes};
@@ -62,7 +63,8 @@ fn vmas(mm: &[u8]) -> Result<Vec<Vma<'_>>, WireError> {
     Ok(found)
 }
 
-/// Whether a task (the message of its `mm` image) has guard pages, and if so, whether [`replace`] can replace all of them.
+/// Whether a task (the message of its `mm` image) has guard pages, and if so, whether [`replace`] can replace all of
+/// them.
 pub(in crate::criu) fn of(mm: &[u8]) -> Result<Option<bool>, WireError> {
     let all = vmas(mm)?;
     let (guards, mappings): (Vec<_>, Vec<_>) = all.iter().partition(|vma| vma.guard);

@@ -2,21 +2,22 @@
 //!
 //! No image is edited for paths: the sandbox makes them equal. Four things it cannot make equal:
 //!
-//! * The supplementary groups. Inside a user namespace those of the host that are not mapped all read as 65534, so their number
-//!   depends on the account; criu's restorer calls setgroups with the old list, is refused, and may hang for ever. So the list in
-//!   each `core-*.img` is replaced by what getgroups says inside the new sandbox.
-//! * Mappings made with MAP_DROPPABLE (Linux 6.11), as glibc and the vDSO's getrandom have them. A kernel that does not know the
-//!   flag refuses to map. As private anonymous memory they are kept where they might have been dropped, which nobody notices.
+//! * The supplementary groups. Inside a user namespace those of the host that are not mapped all read as 65534, so
+//!   their number depends on the account; criu's restorer calls setgroups with the old list, is refused, and may hang
+//!   for ever. So the list in each `core-*.img` is replaced by what getgroups says inside the new sandbox.
+//! * Mappings made with MAP_DROPPABLE (Linux 6.11), as glibc and the vDSO's getrandom have them. A kernel that does not
+//!   know the flag refuses to map. As private anonymous memory they are kept where they might have been dropped, which
+//!   nobody notices.
 //! * Guard pages: see [`super::guards`].
-//! * Hard limits that are lower on this host. CRIU would give the process all limits of the host instead, soft ones too. So each is
-//!   lowered to what the host allows, and no more.
+//! * Hard limits that are lower on this host. CRIU would give the process all limits of the host instead, soft ones
+//!   too. So each is lowered to what the host allows, and no more.
 //!
-//! And one that CRIU 4.2.1 brings back otherwise than it was, without an error (tests/workloads.rs found it): a periodic timerfd that has
-//! expired and not been read yet has no time to its next expiry, and comes back disarmed. Its reader would wait for ever. It gets its
-//! interval as that time.
+//! And one that CRIU 4.2.1 brings back otherwise than it was, without an error (tests/workloads.rs found it): a
+//! periodic timerfd that has expired and not been read yet has no time to its next expiry, and comes back disarmed. Its
+//! reader would wait for ever. It gets its interval as that time.
 //!
-//! An image is two magic numbers, then messages, each with its length in front. Field numbers are those of CRIU's public
-//! `images/*.proto`. Everything that is not replaced stays as it is, byte for byte.
+//! An image is two magic numbers, then messages, each with its length in front. Field numbers are those of CRIU's
+//! public `images/*.proto`. Everything that is not replaced stays as it is, byte for byte.
 
 pub(super) mod guards;
 
@@ -110,8 +111,8 @@ pub(super) const DROPPABLE: u64 = 0x4028;
 const PRIVATE: u64 = 0x4022;
 
 impl Rewrite {
-    /// Whether the image of this name has to pass through [`Rewrite::apply`]. Others, above all the large ones, need not be held in
-    /// memory.
+    /// Whether the image of this name has to pass through [`Rewrite::apply`]. Others, above all the large ones, need
+    /// not be held in memory.
     pub fn concerns(&self, name: &str) -> bool {
         let is = |start: &str| name.starts_with(start) && name.ends_with(".img");
         name == "files.img"

@@ -1,5 +1,5 @@
-//! The dump's side: criu hands over the read ends of pipes, and what comes out of them goes to a sink. In the end criu waits, with
-//! the tasks still held, until it is let go.
+//! The dump's side: criu hands over the read ends of pipes, and what comes out of them goes to a sink. In the end criu
+//! waits, with the tasks still held, until it is let go.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -66,9 +66,9 @@ impl Capture {
         self.listener.cancel_handle()
     }
 
-    /// Takes all images of one dump. Returns when criu waits to be let go, or has closed the connection, and every pipe has ended. Only a
-    /// criu that waits has saved everything. The first error stops everything: criu then finds its pipes closed, fails, and leaves
-    /// the payload as it was.
+    /// Takes all images of one dump. Returns when criu waits to be let go, or has closed the connection, and every pipe
+    /// has ended. Only a criu that waits has saved everything. The first error stops everything: criu then finds its
+    /// pipes closed, fails, and leaves the payload as it was.
     pub fn run(self, sink: &dyn ImageSink) -> Result<Captured, StreamError> {
         let connection = self.listener.accept()?;
         let stop = &*self.listener.stop;

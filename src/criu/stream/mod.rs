@@ -2,9 +2,9 @@
 //!
 //! # The protocol
 //!
-//! criu started with `--stream` does not open image files. It connects, once and without retrying, to a unix stream socket in its
-//! images directory: `streamer-capture.sock` for a dump, `streamer-serve.sock` for a restore. So we listen before criu is
-//! started. On this socket go small messages, on pipes the images.
+//! criu started with `--stream` does not open image files. It connects, once and without retrying, to a unix stream
+//! socket in its images directory: `streamer-capture.sock` for a dump, `streamer-serve.sock` for a restore. So we
+//! listen before criu is started. On this socket go small messages, on pipes the images.
 //!
 //! A message is a length (u32, little-endian) and a protobuf message of that length. There are two:
 //!
@@ -13,27 +13,31 @@
 //! reply     field 1, bool: whether there is such an image           02 00 00 00  08 01
 //! ```
 //!
-//! A **dump** sends a request, and at once, without waiting for anything, one byte (0) that carries a descriptor by SCM_RIGHTS: the
-//! read end of a pipe. There is no reply. The image is whole when the pipe ends.
+//! A **dump** sends a request, and at once, without waiting for anything, one byte (0) that carries a descriptor by
+//! SCM_RIGHTS: the read end of a pipe. There is no reply. The image is whole when the pipe ends.
 //!
-//! A **restore** sends a request and waits for our reply. After *true* it sends the byte with the write end of a pipe; we write
-//! the image and close. After *false* nothing follows. It asks for images that there may not be, so *false* is no error.
+//! A **restore** sends a request and waits for our reply. After *true* it sends the byte with the write end of a pipe;
+//! we write the image and close. After *false* nothing follows. It asks for images that there may not be, so *false* is
+//! no error.
 //!
 //! What follows from that, and from what was seen:
 //!
-//! * Requests come one after another, from several processes of criu that share the connection under a lock. Data moves on many
-//!   pipes at once: some images are open from the start of a dump to its end, and at a restore the pages of all tasks are read in
-//!   parallel. Serving one pipe to its end before looking at another is a deadlock; here each has a thread.
+//! * Requests come one after another, from several processes of criu that share the connection under a lock. Data moves
+//!   on many pipes at once: some images are open from the start of a dump to its end, and at a restore the pages of all
+//!   tasks are read in parallel. Serving one pipe to its end before looking at another is a deadlock; here each has a
+//!   thread.
 //! * The socket's end means that no more requests come; pipes may still carry data. There is no end mark and no length
-//!   anywhere, so a criu that was killed looks like one that is done. A dump is good only if criu *waits at `held.sock`* and every pipe
-//!   has reached its end: both are what [`Capture::run`] returns.
-//! * A dump's last word comes on a second socket, `held.sock`, which is ours and not criu's: the helper that is preloaded into criu connects to it
-//!   when every image has been written and the tasks are still held, and waits there until we close it.
+//!   anywhere, so a criu that was killed looks like one that is done. A dump is good only if criu *waits at
+//!   `held.sock`* and every pipe has reached its end: both are what [`Capture::run`] returns.
+//! * A dump's last word comes on a second socket, `held.sock`, which is ours and not criu's. The helper that is
+//!   preloaded into criu connects to it when every image has been written and the tasks are still held. It waits there
+//!   until we close it.
 //! * The last request of a dump is for `inventory.img`, and the first one of a restore too.
-//! * If we close a pipe early at a dump, criu fails and the payload goes on unharmed. If we do at a restore, criu may wait for
-//!   ever: whoever gets an error from [`Serve::run`] must kill it.
+//! * If we close a pipe early at a dump, criu fails and the payload goes on unharmed. If we do at a restore, criu may
+//!   wait for ever: whoever gets an error from [`Serve::run`] must kill it.
 //!
-//! Names and messages come from criu, which runs as the payload's user, so they are checked as if they came from the payload.
+//! Names and messages come from criu, which runs as the payload's user, so they are checked as if they came from the
+//! payload.
 //!
 //! This module knows nothing of archives: images go to an [`ImageSink`] and come from an [`ImageSource`].
 
@@ -77,8 +81,8 @@ pub trait ImageReader: Send {
     fn next(&mut self) -> io::Result<Option<Lent>>;
 }
 
-/// A piece of an image. Its memory does not change before it is dropped, so that the pipe can carry the memory itself and
-/// no copy of it.
+/// A piece of an image. Its memory does not change before it is dropped, so that the pipe can carry the memory itself
+/// and no copy of it.
 pub type Lent = Box<dyn AsRef<[u8]> + Send>;
 
 /// Why images could not be streamed.

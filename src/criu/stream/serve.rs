@@ -73,9 +73,9 @@ impl Serve {
         self.listener.cancel_handle()
     }
 
-    /// Gives one restore what it asks for. Returns when criu has closed the connection and every image has been written. The first
-    /// error, a damaged frame for one, stops everything at once; criu, with a pipe that has ended early, may then wait for
-    /// ever and has to be killed.
+    /// Gives one restore what it asks for. Returns when criu has closed the connection and every image has been
+    /// written. The first error, a damaged frame for one, stops everything at once; criu, with a pipe that has ended
+    /// early, may then wait for ever and has to be killed.
     pub fn run(self, source: &dyn ImageSource) -> Result<Served, StreamError> {
         let connection = self.listener.accept()?;
         let stop = &*self.listener.stop;
@@ -163,8 +163,8 @@ pub(super) fn write(mut image: Image<'_>, pipe: &File, stop: &Stop) -> io::Resul
     Ok(size)
 }
 
-/// How much of an image may be lent: all but the last pipeful. When that has been written too, nothing that was lent can still be
-/// in the pipe, and nobody has to wait for criu before the memory is used again.
+/// How much of an image may be lent: all but the last pipeful. When that has been written too, nothing that was lent
+/// can still be in the pipe, and nobody has to wait for criu before the memory is used again.
 fn lendable(size: u64, pipe: &File) -> io::Result<u64> {
     let capacity = fcntl(pipe, FcntlArg::F_GETPIPE_SZ)?;
     Ok(size.saturating_sub(capacity.unsigned_abs().into()))
@@ -172,8 +172,9 @@ fn lendable(size: u64, pipe: &File) -> io::Result<u64> {
 
 /// An image on its way into a pipe.
 ///
-/// The pipe carries pages of our own memory (vmsplice) where it can: a write would make the kernel take new pages, copy into them, and
-/// free them again after criu has copied out of them. Measured: a quarter of the processor's time of a restore.
+/// The pipe carries pages of our own memory (vmsplice) where it can: a write would make the kernel take new pages, copy
+/// into them, and free them again after criu has copied out of them. Measured: a quarter of the processor's time of a
+/// restore.
 struct Sending<'a> {
     pipe: &'a File,
     stop: &'a Stop,

@@ -15,13 +15,14 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use super::{StreamError, proto};
 
-/// Size of the pipes in bytes, where the kernel allows it (`/proc/sys/fs/pipe-max-size` is 1 MiB for users by default). The
-/// larger, the fewer switches between criu and us; beyond 4 MiB criu was reported to have trouble.
+/// Size of the pipes in bytes, where the kernel allows it (`/proc/sys/fs/pipe-max-size` is 1 MiB for users by default).
+/// The larger, the fewer switches between criu and us; beyond 4 MiB criu was reported to have trouble.
 const PIPE_SIZE: i32 = 1 << 20;
 
-/// Ends a [`Capture`](super::Capture) or a [`Serve`](super::Serve) from another thread: when criu has ended without ever connecting,
-/// or has failed, or a deadline has passed. Not when it has ended well: then the last bytes may still be on their way, and the end of
-/// its connection is noticed without help. May be called at any time, and more than once.
+/// Ends a [`Capture`](super::Capture) or a [`Serve`](super::Serve) from another thread: when criu has ended without
+/// ever connecting, or has failed, or a deadline has passed. Not when it has ended well: then the last bytes may still
+/// be on their way, and the end of its connection is noticed without help. May be called at any time, and more than
+/// once.
 #[derive(Clone, Debug)]
 pub struct Cancel(Arc<Stop>);
 

@@ -11,13 +11,14 @@ use nix::sys::statfs::statfs;
 use super::Kind;
 use crate::procfs;
 
-/// Descriptors without a file that CRIU 4.2 saves without privilege (docs/measurements.md, "What CRIU saves without privilege").
+/// Descriptors without a file that CRIU 4.2 saves without privilege (docs/measurements.md, "What CRIU saves without
+/// privilege").
 const KNOWN: [&str; 7] = ["[eventpoll]", "[eventfd]", "[signalfd]", "[timerfd]", "inotify", "[fanotify]", "[pidfd]"];
-/// Protocols of sockets that it saves, as the kernel's socket file system names them (`system.sockprotoname`, a trusted name of the
-/// kernel's own protocol structure).
+/// Protocols of sockets that it saves, as the kernel's socket file system names them (`system.sockprotoname`, a trusted
+/// name of the kernel's own protocol structure).
 const PROTOCOLS: [&str; 7] = ["TCP", "TCPv6", "UDP", "UDPv6", "UNIX", "UNIX-STREAM", "NETLINK"];
-/// Majors of devices that have no state: memory devices (null, zero, random), terminals, and the slaves of pseudo-terminals.
-/// Documentation/admin-guide/devices.txt
+/// Majors of devices that have no state: memory devices (null, zero, random), terminals, and the slaves of
+/// pseudo-terminals. Documentation/admin-guide/devices.txt
 const STATELESS: [u64; 3] = [1, 4, 5];
 const PTY_SLAVES: std::ops::RangeInclusive<u64> = 136..=143;
 

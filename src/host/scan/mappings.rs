@@ -38,8 +38,8 @@ fn add_wrong(process: &Path, maps: &[u8], kinds: &mut BTreeSet<Kind>) {
     }
 }
 
-/// AddressSanitizer of gcc and clang keeps what it knows of the memory at a fixed place of x86-64. A restore dies of SIGSEGV
-/// (seen of CRIU 4.2.1).
+/// AddressSanitizer of gcc and clang keeps what it knows of the memory at a fixed place of x86-64. A restore dies of
+/// SIGSEGV (seen of CRIU 4.2.1).
 fn has_asan(maps: &[u8]) -> bool {
     maps.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"7fff7000-"))
 }

@@ -1,5 +1,6 @@
-//! The early word: what a dump of the payload would refuse, or save so that it comes back otherwise, seen in /proc while the payload runs
-//! and long before a dump is needed. Each kind is what was seen of the real CRIU (docs/measurements.md, "What CRIU saves without privilege"): `tests/early.rs` compares.
+//! The early word: what a dump of the payload would refuse, or save so that it comes back otherwise, seen in /proc
+//! while the payload runs and long before a dump is needed. Each kind is what was seen of the real CRIU
+//! (docs/measurements.md, "What CRIU saves without privilege"): `tests/early.rs` compares.
 
 mod descriptors;
 mod mappings;
@@ -195,8 +196,8 @@ struct Process {
     path: PathBuf,
 }
 
-/// All that the processes of `proc` (the sandbox's mounted procfs) have that a dump would refuse or a restore would lose.
-/// pid 1, our init, and criu's own are left out.
+/// All that the processes of `proc` (the sandbox's mounted procfs) have that a dump would refuse or a restore would
+/// lose. pid 1, our init, and criu's own are left out.
 pub fn scan(proc: &Path, network: Network) -> Vec<Finding> {
     let mut seen: BTreeMap<Kind, Vec<u32>> = BTreeMap::new();
     let mut sockets: Vec<(u32, u64)> = Vec::new();
@@ -233,7 +234,8 @@ pub fn scan(proc: &Path, network: Network) -> Vec<Finding> {
     seen.into_iter().filter_map(finding).collect()
 }
 
-/// Why the processes that `proc` shows must not be dumped, if so: what CRIU would save without an error and restore wrongly, or nowhere.
+/// Why the processes that `proc` shows must not be dumped, if so: what CRIU would save without an error and restore
+/// wrongly, or nowhere.
 pub fn wrong_if_restored(proc: &Path) -> Option<String> {
     let told =
         |pid: u32, kind| Finding { pid, name: procfs::name(&proc.join(pid.to_string())), kind, others: 0 }.to_string();

@@ -7,14 +7,15 @@ use std::path::Path;
 
 use super::Kind;
 
-/// States of connections that have another end, in the kernel's numbers (include/net/tcp_states.h): established, both SYN states, both
-/// FIN_WAITs, CLOSE_WAIT, LAST_ACK, CLOSING.
+/// States of connections that have another end, in the kernel's numbers (include/net/tcp_states.h): established, both
+/// SYN states, both FIN_WAITs, CLOSE_WAIT, LAST_ACK, CLOSING.
 const CONNECTED: [&str; 8] = ["01", "02", "03", "04", "05", "08", "09", "0B"];
 
 /// An address and a port, as the kernel spells them; of an IPv4 address in IPv6 only the former.
 type End = String;
 
-/// Tells which processes hold connections, by the sockets (pid, inode) of the payload. `process` is one of it, in whose network they are.
+/// Tells which processes hold connections, by the sockets (pid, inode) of the payload. `process` is one of it, in whose
+/// network they are.
 pub(super) fn look(process: &Path, sockets: &[(u32, u64)], mut tell: impl FnMut(u32, Kind)) {
     let mut connections: BTreeMap<u64, (End, End)> = BTreeMap::new();
     for table in ["net/tcp", "net/tcp6"] {

@@ -46,8 +46,8 @@ pub(super) fn pipes(processes: &[Process]) -> Option<(u32, Kind)> {
     None
 }
 
-/// `/proc/PID/task/TID/…` of another thread than the first, or `/proc/TID/…`. A process that has ended is no obstacle: CRIU makes one that
-/// stands for it while files are opened.
+/// `/proc/PID/task/TID/…` of another thread than the first, or `/proc/TID/…`. A process that has ended is no obstacle:
+/// CRIU makes one that stands for it while files are opened.
 fn tells_of_a_thread(proc: &Path, link: &Path) -> bool {
     let mut parts = link.components().filter_map(|part| match part {
         Component::Normal(name) => Some(name),
@@ -68,8 +68,8 @@ fn tells_of_a_thread(proc: &Path, link: &Path) -> bool {
     group.is_some_and(|group| group != u64::from(pid))
 }
 
-/// How many descriptors CRIU has open at once for these mappings: one for each that is shared and anonymous, and one for each row of
-/// neighbours of the same file (criu/shmem.c, criu/files-reg.c).
+/// How many descriptors CRIU has open at once for these mappings: one for each that is shared and anonymous, and one
+/// for each row of neighbours of the same file (criu/shmem.c, criu/files-reg.c).
 fn descriptors_for(maps: &[u8]) -> u64 {
     let (mut count, mut last) = (0, &b""[..]);
     for path in procfs::mappings(maps).map(|mapping| mapping.path).filter(|path| path.starts_with(b"/")) {

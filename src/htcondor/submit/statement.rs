@@ -1,4 +1,5 @@
-//! A submit description as its statements: comments, assignments with continued lines, `queue` in every form, and the rest.
+//! A submit description as its statements: comments, assignments with continued lines, `queue` in every form, and the
+//! rest.
 
 /// What a statement is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

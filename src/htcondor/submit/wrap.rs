@@ -1,8 +1,8 @@
 //! `condor-criu wrap`: a user's submit description with the smallest change that makes its jobs checkpointing.
 //!
-//! What is missing is added at the top, where every later line of the user's wins; what has to differ is changed in its own line. The user's
-//! program becomes the macro `criu_payload`: condor_submit expands macros when it queues, so that this holds for loops, conditions and
-//! several `queue` statements alike.
+//! What is missing is added at the top, where every later line of the user's wins; what has to differ is changed in its
+//! own line. The user's program becomes the macro `criu_payload`: condor_submit expands macros when it queues, so that
+//! this holds for loops, conditions and several `queue` statements alike.
 
 use super::refuse::{Refused, refuse, refuse_include, refuse_queue};
 use super::statement::{Kind, Statement, canonical, parse};
@@ -14,8 +14,8 @@ const OURS: &str = "criu-checkpoint.tar.zst, condor-criu.log";
 /// Tells a description that was wrapped.
 const MARK: &str = "# condor-criu wrap:";
 
-/// The wrapped description; `executable` is the path of condor-criu on the access point. A wrapped one comes back as it is. `read`
-/// returns the text of a file that the description includes.
+/// The wrapped description; `executable` is the path of condor-criu on the access point. A wrapped one comes back as it
+/// is. `read` returns the text of a file that the description includes.
 pub fn wrap(text: &str, executable: &str, read: &dyn Fn(&str) -> Option<String>) -> Result<String, Refused> {
     let statements = parse(text);
     for one in statements.iter().filter(|one| one.kind == Kind::Other) {
@@ -225,8 +225,8 @@ fn queue(one: &Statement) -> String {
     format!("{}{renamed}{end}{rest}", comment(head))
 }
 
-/// When the job leaves the queue by the user's own lines: HTCondor joins max_retries and on_exit_remove with "or", and a job that is to come
-/// back after a 75 never would.
+/// When the job leaves the queue by the user's own lines: HTCondor joins max_retries and on_exit_remove with "or", and
+/// a job that is to come back after a 75 never would.
 fn leaves<'a>(last: &impl Fn(&str) -> Option<&'a Statement>) -> Result<String, Refused> {
     let own = last("on_exit_remove").map(Statement::value).filter(|value| !value.is_empty());
     let retries = last("max_retries").map(Statement::value);

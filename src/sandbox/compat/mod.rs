@@ -1,4 +1,5 @@
-//! The compatibility helper's place: when it is preloaded, how, and what it leaves behind. What it does is in `preload/`.
+//! The compatibility helper's place: when it is preloaded, how, and what it leaves behind. What it does is in
+//! `preload/`.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
@@ -53,8 +54,8 @@ pub fn built_in() -> &'static [u8] {
     include_bytes!(concat!(env!("OUT_DIR"), "/compat.so"))
 }
 
-/// Why the helper is not for `program`, if so: it is for dynamically linked programs of x86-64 with a glibc that has all in one
-/// library, and for scripts whose interpreter is one.
+/// Why the helper is not for `program`, if so: it is for dynamically linked programs of x86-64 with a glibc that has
+/// all in one library, and for scripts whose interpreter is one.
 pub fn refusal(program: &Path) -> Option<String> {
     let mut program = program.to_path_buf();
     for _ in 0..SCRIPTS {
@@ -99,7 +100,8 @@ fn loader(program: &Path) -> Result<Option<Vec<u8>>, elf::ParseError> {
     Ok(file.segment_data(&segment)?.split(|byte| *byte == 0).next().map(<[u8]>::to_vec))
 }
 
-/// The runtime of a sanitizer of gcc's or clang's that the program needs or has in itself: it ends the program if another library comes before it.
+/// The runtime of a sanitizer of gcc's or clang's that the program needs or has in itself: it ends the program if
+/// another library comes before it.
 fn sanitizer(program: &Path) -> Result<Option<String>, elf::ParseError> {
     let mut file = ElfStream::<AnyEndian, _>::open_stream(File::open(program)?)?;
     let needed: Vec<u64> = match file.dynamic()? {
@@ -129,16 +131,16 @@ pub fn preload(environment: &mut Vec<(OsString, OsString)>) {
     }
 }
 
-/// Removes what the helper has hidden in `shm` and nobody uses any more: the kernel gives a write lease only on a file that nobody else
-/// has open or mapped (fcntl(2)).
+/// Removes what the helper has hidden in `shm` and nobody uses any more: the kernel gives a write lease only on a file
+/// that nobody else has open or mapped (fcntl(2)).
 pub fn sweep(shm: BorrowedFd<'_>) {
     let Ok(entries) = fs::read_dir(format!("/proc/self/fd/{}", shm.as_raw_fd())) else { return };
     for name in entries.flatten().map(|entry| entry.file_name()).filter(|name| name.as_bytes().starts_with(HIDDEN)) {
         let how = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let Ok(name) = CString::new(name.as_bytes()) else { continue };
         let Ok(file) = openat(shm, name.as_c_str(), how, Mode::empty()) else { continue };
-        // SAFETY: fcntl(2) with two numbers touches no memory. The signal is for the case that somebody opens the file in this very
-        // moment; SIGURG does nothing to a process that has no handler for it.
+        // SAFETY: fcntl(2) with two numbers touches no memory. The signal is for the case that somebody opens the file
+        // in this very moment; SIGURG does nothing to a process that has no handler for it.
         let unused = unsafe {
             libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG);
             libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0

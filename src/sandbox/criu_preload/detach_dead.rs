@@ -1,6 +1,6 @@
-//! A shared object that is preloaded into criu for a restore. The root of the tree adopts orphans from its first moment on, a task that has
-//! been killed before criu lets it go is let go all the same, and system calls that the dump interrupted go on. `mod.rs` beside this file
-//! says what for.
+//! A shared object that is preloaded into criu for a restore. The root of the tree adopts orphans from its first moment
+//! on. A task that has been killed before criu lets it go is let go all the same. System calls that the dump
+//! interrupted go on. `mod.rs` beside this file says what for.
 //!
 //! It has no libc; `build.rs` compiles it with the same rustc.
 #![no_std]
@@ -28,7 +28,8 @@ const ESRCH: isize = -3;
 ///
 /// # Safety
 /// As for ptrace(2).
-// SAFETY: this is libc's symbol. C calls it with a list of any length; the first four arguments are where they are without one.
+// SAFETY: this is libc's symbol. C calls it with a list of any length; the first four arguments are where they are
+// without one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptrace(request: u32, pid: i32, address: usize, data: usize) -> isize {
     let mut data = data;
@@ -44,8 +45,8 @@ pub unsafe extern "C" fn ptrace(request: u32, pid: i32, address: usize, data: us
     }
 }
 
-/// setsid(2), by which the root of the tree begins its session before it makes any other process. It alone is a child of the sandbox's
-/// init.
+/// setsid(2), by which the root of the tree begins its session before it makes any other process. It alone is a child
+/// of the sandbox's init.
 #[unsafe(no_mangle)]
 pub extern "C" fn setsid() -> i32 {
     // SAFETY: none of these touches memory.
@@ -57,8 +58,9 @@ pub extern "C" fn setsid() -> i32 {
     }
 }
 
-/// prctl(2). Before a process dies of the signal that it had died of, criu makes it undumpable, lest it leaves a core file. The kernel then
-/// hides how it ended, and the next dump would read 0: a parent that waits late would take a death for success. A limit does the same.
+/// prctl(2). Before a process dies of the signal that it had died of, criu makes it undumpable, lest it leaves a core
+/// file. The kernel then hides how it ended, and the next dump would read 0: a parent that waits late would take a
+/// death for success. A limit does the same.
 ///
 /// # Safety
 /// As for prctl(2).

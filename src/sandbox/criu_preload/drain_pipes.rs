@@ -1,5 +1,5 @@
-//! A shared object that is preloaded into criu: an image that memory was spliced into is closed only when everything has been read from
-//! its pipe. `mod.rs` beside this file says what for.
+//! A shared object that is preloaded into criu: an image that memory was spliced into is closed only when everything
+//! has been read from its pipe. `mod.rs` beside this file says what for.
 //!
 //! It has no libc; `build.rs` compiles it with the same rustc.
 #![no_std]
@@ -21,8 +21,8 @@ const SYS_SPLICE: usize = 275;
 const FIONREAD: usize = 0x541b;
 const F_GETPIPE_SZ: usize = 1032;
 
-/// How long to wait before looking again, in nanoseconds: it doubles from the first to the second. The pipe holds a megabyte, which its reader
-/// takes within a millisecond if nothing holds it up.
+/// How long to wait before looking again, in nanoseconds: it doubles from the first to the second. The pipe holds a
+/// megabyte, which its reader takes within a millisecond if nothing holds it up.
 const WAIT: (u64, u64) = (50_000, 1_000_000);
 
 /// Descriptors, one bit for each, that something was spliced into and that have not been closed since.

@@ -1,8 +1,8 @@
-//! A shared object that is preloaded into criu: at the moment when every image has been written, or everything has been restored, and the
-//! tasks are still held, criu waits for our word. `mod.rs` beside this file says what for.
+//! A shared object that is preloaded into criu: at the moment when every image has been written, or everything has been
+//! restored, and the tasks are still held, criu waits for our word. `mod.rs` beside this file says what for.
 //!
-//! criu runs its action scripts in a child, with execvp(3). Where the script is our socket, that means here: connect to it and wait. It has
-//! no libc; `build.rs` compiles it with the same rustc.
+//! criu runs its action scripts in a child, with execvp(3). Where the script is our socket, that means here: connect to
+//! it and wait. It has no libc; `build.rs` compiles it with the same rustc.
 #![no_std]
 #![allow(unsafe_code)]
 
@@ -33,7 +33,8 @@ const EINTR: isize = -4;
 const GO_ON: usize = 77;
 /// The end of the script's path, `criu::command::HELD`.
 const NAME: &[u8] = b"/held.sock";
-/// In a place that only criu and the init write to; see `mark_modified.rs`. While criu waits, everything has been put back in the tasks.
+/// In a place that only criu and the init write to; see `mark_modified.rs`. While criu waits, everything has been put
+/// back in the tasks.
 const MARK: &CStr = c"/.condor-criu/run/modifying";
 
 unsafe extern "C" {

@@ -1,5 +1,5 @@
-//! A shared object that is preloaded into criu for a dump: a file is there while criu has changed something in a process that it has not put
-//! back, and system calls that it interrupts go on. `mod.rs` beside this file says what for.
+//! A shared object that is preloaded into criu for a dump. A file is there while criu has changed something in a
+//! process and not put it back. System calls that criu interrupts go on. `mod.rs` beside this file says what for.
 //!
 //! It has no libc; `build.rs` compiles it with the same rustc.
 #![no_std]
@@ -37,7 +37,8 @@ static MARK: AtomicBool = AtomicBool::new(false);
 ///
 /// # Safety
 /// As for ptrace(2).
-// SAFETY: this is libc's symbol. C calls it with a list of any length; the first four arguments are where they are without one.
+// SAFETY: this is libc's symbol. C calls it with a list of any length; the first four arguments are where they are
+// without one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptrace(request: u32, pid: i32, address: usize, data: usize) -> isize {
     let mut data = data;

@@ -1,31 +1,37 @@
 //! Five small shared objects that are preloaded into criu, never into the payload.
 //!
-//! [`DRAIN_PIPES`]: criu moves the payload's memory into our pipes with splice(2), which copies nothing: what waits in a pipe are the very pages
-//! of the stopped process. criu then goes on, and to clean up it runs system calls inside that process, for which it writes the
-//! instruction at the begin of the first executable mapping and takes it away again. A page that we read from the pipe at such a moment has that
-//! instruction in it: a restore found no ELF header in a vdso, and a just-in-time compiler's code would have been damaged without a word. So an image is
-//! closed only when its pipe is empty; criu waits for that before it goes on. What it does is in `drain_pipes.rs`.
+//! [`DRAIN_PIPES`]: criu moves the payload's memory into our pipes with splice(2), which copies nothing: what waits in
+//! a pipe are the very pages of the stopped process. criu then goes on, and to clean up it runs system calls inside
+//! that process, for which it writes the instruction at the begin of the first executable mapping and takes it away
+//! again. A page that we read from the pipe at such a moment has that instruction in it: a restore found no ELF header
+//! in a vdso, and a just-in-time compiler's code would have been damaged without a word. So an image is closed only
+//! when its pipe is empty; criu waits for that before it goes on. What it does is in `drain_pipes.rs`.
 //!
-//! [`OVERLAY_DEVICE`], only where there is an overlay: on an overlay file system stat(2) and `/proc/PID/maps` may name different devices for the same
-//! file, and CRIU then refuses to save any program that is mapped from there: "Failed to resolve mapping". The root of an Apptainer container is
-//! such a file system. An overlay without `xino=on` gives stat(2) a device of its own for each layer; what is mapped, and what
-//! `/proc/self/mountinfo` says, is the device of the overlay. The helper lets criu's stat(2) answer with the overlay's. What it does is in
-//! `overlay_device.rs`.
+//! [`OVERLAY_DEVICE`], only where there is an overlay. On an overlay file system stat(2) and `/proc/PID/maps` may name
+//! different devices for the same file. CRIU then refuses to save any program that is mapped from there: "Failed to
+//! resolve mapping". The root of an Apptainer container is such a file system. An overlay without `xino=on` gives
+//! stat(2) a device of its own for each layer; what is mapped, and what `/proc/self/mountinfo` says, is the device of
+//! the overlay. The helper lets criu's stat(2) answer with the overlay's. What it does is in `overlay_device.rs`.
 //!
-//! [`HELD`]: criu runs an action script when every image has been written and the tasks are still held, and lets them go on if that fails. The helper stands for the script: it connects to a socket of ours and waits until we close it: meanwhile the archive is
-//! written and committed. So no task is ever stopped by a signal, which its parent would see. At a restore it waits in the same way before the
-//! tasks run, until their files have the times and modes that they had. What it does is in `held.rs`.
+//! [`HELD`]: criu runs an action script when every image has been written and the tasks are still held, and lets them
+//! go on if that fails. The helper stands for the script: it connects to a socket of ours and waits until we close it:
+//! meanwhile the archive is written and committed. So no task is ever stopped by a signal, which its parent would see.
+//! At a restore it waits in the same way before the tasks run, until their files have the times and modes that they
+//! had. What it does is in `held.rs`.
 //!
-//! [`DETACH_DEAD`], only for a restore: criu lets the restored tasks go one after the other (its `finalize_restore_detach`), and each runs from then on. One that was about to end
-//! its children, or all threads of its process, may do so before criu comes to them, and criu's restore would fail: "Unable to detach". Such a task has been
-//! restored and has ended since; the helper says so to criu. What it does is in `detach_dead.rs`.
+//! [`DETACH_DEAD`], only for a restore: criu lets the restored tasks go one after the other (its
+//! `finalize_restore_detach`), and each runs from then on. One that was about to end its children, or all threads of
+//! its process, may do so before criu comes to them, and criu's restore would fail: "Unable to detach". Such a task has
+//! been restored and has ended since; the helper says so to criu. What it does is in `detach_dead.rs`.
 //!
-//! [`MARK_MODIFIED`], only for a dump: a criu that is killed while it works inside a process leaves that damaged, with another instruction or with other
-//! registers than its own. The helper says when that is so ([`is_modifying`]). What it does is in `mark_modified.rs`.
+//! [`MARK_MODIFIED`], only for a dump: a criu that is killed while it works inside a process leaves that damaged, with
+//! another instruction or with other registers than its own. The helper says when that is so ([`is_modifying`]). What
+//! it does is in `mark_modified.rs`.
 //!
-//! Both [`MARK_MODIFIED`] and [`DETACH_DEAD`] see to it that what a dump interrupts goes on: criu lets sleeps and waits with a timeout return EINTR, because only the
-//! kernel has what it takes to start them again. The helpers note which call a task was in and when its time is over, and have the kernel start it again when the
-//! task is let go, after the dump or in a restore. What they do is in `calls/mod.rs`.
+//! Both [`MARK_MODIFIED`] and [`DETACH_DEAD`] see to it that what a dump interrupts goes on: criu lets sleeps and waits
+//! with a timeout return EINTR, because only the kernel has what it takes to start them again. The helpers note which
+//! call a task was in and when its time is over, and have the kernel start it again when the task is let go, after the
+//! dump or in a restore. What they do is in `calls/mod.rs`.
 
 use std::fs;
 use std::path::Path;
@@ -38,8 +44,8 @@ const OVERLAY_DEVICE: &str = "/.condor-criu/overlay_device.so";
 const HELD: &str = "/.condor-criu/held.so";
 const DETACH_DEAD: &str = "/.condor-criu/detach_dead.so";
 const MARK_MODIFIED: &str = "/.condor-criu/mark_modified.so";
-/// Made by [`MARK_MODIFIED`] before criu changes a process, in a place that only criu and the init write to. Removed when criu has put
-/// everything back.
+/// Made by [`MARK_MODIFIED`] before criu changes a process, in a place that only criu and the init write to. Removed
+/// when criu has put everything back.
 const MARK: &str = "/.condor-criu/run/modifying";
 
 /// The helper for overlays that this build of condor-criu embeds.

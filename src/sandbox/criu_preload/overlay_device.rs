@@ -1,9 +1,10 @@
-//! A shared object that is preloaded into criu: stat(2) of a file on an overlay answers with the overlay's device, which is what
-//! `/proc/PID/maps` and `/proc/self/mountinfo` name. `mod.rs` beside this file says what for.
+//! A shared object that is preloaded into criu: stat(2) of a file on an overlay answers with the overlay's device,
+//! which is what `/proc/PID/maps` and `/proc/self/mountinfo` name. `mod.rs` beside this file says what for.
 //!
-//! The file's mount is asked of statx(2), the mount's device is read from `/proc/self/mountinfo`. Everything that is not on an overlay
-//! answers as always, and so does everything when either of the two cannot be asked. Nothing is kept from one call to
-//! the next: criu makes mounts, and the kernel gives their numbers again. It has no libc; `build.rs` compiles it with the same rustc.
+//! The file's mount is asked of statx(2), the mount's device is read from `/proc/self/mountinfo`. Everything that is
+//! not on an overlay answers as always, and so does everything when either of the two cannot be asked. Nothing is kept
+//! from one call to the next: criu makes mounts, and the kernel gives their numbers again. It has no libc; `build.rs`
+//! compiles it with the same rustc.
 #![no_std]
 #![allow(unsafe_code)]
 

@@ -1,18 +1,18 @@
 //! The reaper: root of the process tree that CRIU dumps.
 //!
 //! CRIU dumps a process and its descendants. A grandchild that daemonises would be adopted by pid 1 of the sandbox,
-//! which is not dumped, and would be missing from the checkpoint. This program stands between: a child subreaper
-//! that adopts them, waits for the payload's first process, whose pid is its only argument, and ends as that one
-//! ended, with the same exit code or by the same signal. No signal of the payload's ends it: `kill -TERM -1` is no reason.
+//! which is not dumped, and would be missing from the checkpoint. This program stands between: a child subreaper that
+//! adopts them. It waits for the payload's first process, whose pid is its only argument, and ends as that one ended,
+//! with the same exit code or by the same signal. No signal of the payload's ends it: `kill -TERM -1` is no reason.
 //!
-//! It also holds the ends to read from of the named pipes that are the payload's stdout and stderr, as its own descriptors 1 and 2: CRIU saves
-//! what is in a pipe only if a process of the tree can read it. When the real reader has gone, the init says so by a signal, and
-//! that end is closed: the payload gets EPIPE, as it would without us.
+//! The payload's stdout and stderr may be named pipes. Their ends to read from are the reaper's own descriptors 1 and
+//! 2: CRIU saves what is in a pipe only if a process of the tree can read it. When the real reader has gone, the init
+//! says so by a signal, and that end is closed: the payload gets EPIPE, as it would without us.
 //!
-//! It has no libc and no thread-local storage: 1 page of code, nothing that depends on the processor (xsave, IFUNC)
-//! or on the kernel's rseq, so that it never is the reason why a checkpoint cannot move. `build.rs` compiles it with
-//! the same rustc; the executable is embedded, put into the sandbox's root, and carried in every checkpoint, because
-//! CRIU wants to find the same file again.
+//! It has no libc and no thread-local storage: 1 page of code, and nothing that depends on the processor (xsave, IFUNC)
+//! or on the kernel's rseq. So it never is the reason why a checkpoint cannot move. `build.rs` compiles it with the
+//! same rustc; the executable is embedded, put into the sandbox's root, and carried in every checkpoint, because CRIU
+//! wants to find the same file again.
 #![no_std]
 #![no_main]
 #![allow(unsafe_code)]
@@ -34,7 +34,8 @@ const SIGCHLD: usize = 17;
 const SIGSTOP: usize = 19;
 const SIGNALS: usize = 64;
 const SIG_IGN: usize = 1;
-/// Descriptor 1 is closed at the signal after this one, 2 at the one after that. The same numbers are in `sandbox/spawn.rs`.
+/// Descriptor 1 is closed at the signal after this one, 2 at the one after that. The same numbers are in
+/// `sandbox/spawn.rs`.
 const CLOSE: usize = 40;
 /// The only process whose word counts.
 const INIT: i32 = 1;
@@ -77,8 +78,8 @@ extern "C" fn reap(stack: *const usize) -> ! {
     }
 }
 
-/// Blocks these, to wait for them, and ignores all others. A child that ends is told by SIGCHLD although that is ignored by default:
-/// what is blocked is kept.
+/// Blocks these, to wait for them, and ignores all others. A child that ends is told by SIGCHLD although that is
+/// ignored by default: what is blocked is kept.
 fn listen_to(wanted: &[usize]) {
     let mask = wanted.iter().fold(0_usize, |mask, signal| mask | 1 << (signal - 1));
     syscall(SYS_RT_SIGPROCMASK, SIG_SETMASK, &raw const mask as usize, 0, SIGSET_BYTES);
@@ -111,8 +112,8 @@ fn reap_all(main: isize) {
     }
 }
 
-/// Waits for one of the signals that are blocked, and closes a descriptor if the init asks for that. Every other answer, a save that
-/// interrupts it too, is a reason to look again.
+/// Waits for one of the signals that are blocked, and closes a descriptor if the init asks for that. Every other
+/// answer, a save that interrupts it too, is a reason to look again.
 fn wait_for_signal() {
     let mask = 1_usize << (SIGCHLD - 1) | 1 << CLOSE | 1 << (CLOSE + 1);
     // siginfo_t: si_pid is at byte 16.

@@ -79,8 +79,8 @@ impl Machine {
         }
     }
 
-    /// Nothing more is carried. In a vacate HTCondor takes every exit for a requeue: that the payload has ended by itself must be kept,
-    /// too.
+    /// Nothing more is carried. In a vacate HTCondor takes every exit for a requeue: that the payload has ended by
+    /// itself must be kept, too.
     fn drained(&mut self, now: Moment) -> Vec<Action> {
         let State::Draining { end, .. } = &self.state else { return Vec::new() };
         match end {

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! [`Machine::next`] takes one [`Input`] and the time, and returns the [`Action`]s that follow. The shell around it
-//! (`supervise/shell`) turns events into inputs and actions into deeds. So every order of events can be tried without a process:
-//! `simulation.rs` does that, `table.rs` tries every state with every input.
+//! (`supervise/shell`) turns events into inputs and actions into deeds. So every order of events can be tried without a
+//! process: `simulation.rs` does that, `table.rs` tries every state with every input.
 
 mod end;
 mod save;
@@ -28,16 +28,18 @@ use std::time::Duration;
 
 use crate::checkpoint::Reason;
 
-/// A payload that has been asked for gets so long to begin when we are asked to leave: its program may be on a disk that hangs.
+/// A payload that has been asked for gets so long to begin when we are asked to leave: its program may be on a disk
+/// that hangs.
 pub const START_GRACE: Duration = Duration::from_secs(10);
-/// Files that are being put back are waited for so long when we are asked to leave: HTCondor would carry half of the outputs.
+/// Files that are being put back are waited for so long when we are asked to leave: HTCondor would carry half of the
+/// outputs.
 pub const UNPACK_GRACE: Duration = Duration::from_secs(60);
 /// The relays of the standard streams end the step that they are in. One whose reader stalls does not keep us.
 pub const QUIET: Duration = Duration::from_secs(1);
 /// criu is given so long to put everything back: when it is given up, when it is let go, and again when it was killed.
 pub const GRACE: Duration = Duration::from_secs(5);
-/// What the payload wrote before its own end is carried as long as its reader takes something in this time. A program that wrote to
-/// the reader itself would wait for ever.
+/// What the payload wrote before its own end is carried as long as its reader takes something in this time. A program
+/// that wrote to the reader itself would wait for ever.
 pub const STALLED: Duration = Duration::from_secs(30);
 /// After a failure nothing of the payload's is waiting to be read; what was begun may be ended.
 pub const DRAIN: Duration = Duration::from_secs(1);
@@ -48,7 +50,8 @@ pub struct Machine {
     state: State,
     /// HTCondor wants the slot back.
     leave: Leave,
-    /// HTCondor's startd has asked for a checkpoint: the next exit must be one (docs/measurements.md, "Periodic checkpoint signals").
+    /// HTCondor's startd has asked for a checkpoint: the next exit must be one (docs/measurements.md, "Periodic
+    /// checkpoint signals").
     promised: bool,
     /// There is a committed checkpoint.
     saved: bool,

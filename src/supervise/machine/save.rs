@@ -162,8 +162,8 @@ impl Machine {
         }
     }
 
-    /// The payload runs on, as if nothing had been. If we were asked to leave and have nothing to show, it gets the signal, so that a
-    /// program with a handler of its own can use it.
+    /// The payload runs on, as if nothing had been. If we were asked to leave and have nothing to show, it gets the
+    /// signal, so that a program with a handler of its own can use it.
     fn came_to(&mut self, now: Moment, outcome: Outcome) -> Vec<Action> {
         self.state = State::Running { tries: 0 };
         let mut actions = vec![Action::GoOn];

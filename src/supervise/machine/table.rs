@@ -1,5 +1,5 @@
-//! Every state with every input, in one table: `table.txt` beside this file. A change of the machine changes the table, and whoever reads the
-//! change sees what it means. `CONDOR_CRIU_BLESS=1 cargo test --lib machine` writes it anew.
+//! Every state with every input, in one table: `table.txt` beside this file. A change of the machine changes the table,
+//! and whoever reads the change sees what it means. `CONDOR_CRIU_BLESS=1 cargo test --lib machine` writes it anew.
 
 use std::fmt::Write;
 use std::time::Duration;

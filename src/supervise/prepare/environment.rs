@@ -6,15 +6,16 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 /// What makes the dynamic linker bind all symbols at the start. Bound lazily, its resolver saves registers into an area
-/// whose size it read from the processor of the first host, and crashes on one with more registers (docs/measurements.md, "Processors").
+/// whose size it read from the processor of the first host, and crashes on one with more registers
+/// (docs/measurements.md, "Processors").
 const BIND_NOW: &str = "LD_BIND_NOW";
 /// Where programs put temporary files.
 const TEMPORARY: [&str; 3] = ["TMPDIR", "TMP", "TEMP"];
 /// Our own settings are not the payload's.
 const OURS: &str = "CONDOR_CRIU_";
-/// By these variables HTCondor's procd finds processes that have left their family. They name daemons of this host by pid
-/// and start time; on another host, whose daemons may have the same ones (glideins in containers that started in the
-/// same second do), the procd would kill the payload together with somebody else's job. The sandbox lets nothing leave.
+/// By these variables HTCondor's procd finds processes that have left their family. They name daemons of this host by
+/// pid and start time. Daemons of another host may have the same ones; glideins in containers that started in the same
+/// second do. There the procd would kill the payload together with somebody else's job. The sandbox lets nothing leave.
 const ANCESTORS: &str = "_CONDOR_ANCESTOR_";
 
 /// The payload's environment. `scratch` are the names of the scratch directory on this host (with and without symbolic

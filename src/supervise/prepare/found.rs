@@ -1,4 +1,5 @@
-//! The first step: what there is. The settings, the checkpoint's place, the lock, the log, and what an earlier life has left.
+//! The first step: what there is. The settings, the checkpoint's place, the lock, the log, and what an earlier life has
+//! left.
 
 use std::io;
 

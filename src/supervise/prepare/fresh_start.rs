@@ -1,5 +1,6 @@
-//! From the beginning, without what the spool still holds of an earlier attempt: when a policy runs the job again after its own end
-//! (`max_retries`), as HTCondor would start a job without checkpoints, or because the user has said so of one that cannot be restored.
+//! A start from the beginning, without what the spool still holds of an earlier attempt. There are two reasons for it.
+//! A policy (`max_retries`) runs the job again after its own end, and HTCondor would start a job without checkpoints
+//! so. Or the user has said so of a checkpoint that cannot be restored.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,11 +17,13 @@ use crate::supervise::work::open_beneath;
 use crate::supervise::work::stdio::Stream;
 use crate::supervise::work::unpack::Opened;
 
-/// Directories that a starter makes and binds to the job's `/tmp` and `/var/tmp` (docs/measurements.md, "A job's directories").
+/// Directories that a starter makes and binds to the job's `/tmp` and `/var/tmp` (docs/measurements.md, "A job's
+/// directories").
 const HTCONDORS: [&str; 3] = ["tmp", "var", "var/tmp"];
 
-/// Empties the checkpoint and the streams, and removes what the earlier attempt is known to have written: what `before` carries, and
-/// what the job's output lists name. Inputs stay; one that was changed in place is what HTCondor has brought.
+/// Empties the checkpoint and the streams, and removes what the earlier attempt is known to have written: what `before`
+/// carries, and what the job's output lists name. Inputs stay; one that was changed in place is what HTCondor has
+/// brought.
 pub fn begin(
     job: &Job,
     place: &Place,
@@ -59,8 +62,8 @@ fn clear(job: &Job, place: &Place, before: Option<&Opened>, streams: &[Stream; 3
     Ok(removed)
 }
 
-/// Removes those of `written` and of the output lists that are no inputs. `keep` are inputs beside those that the ad names, `ours` the
-/// checkpoints.
+/// Removes those of `written` and of the output lists that are no inputs. `keep` are inputs beside those that the ad
+/// names, `ours` the checkpoints.
 fn remove<'a>(
     job: &Job,
     written: Vec<PathBuf>,
@@ -101,8 +104,8 @@ fn remove<'a>(
     Ok(removed)
 }
 
-/// What the ad says that HTCondor brings, by its place in the scratch directory; `None` if the ad does not tell: the content of a
-/// directory (`dir/`), or files with other names here.
+/// What the ad says that HTCondor brings, by its place in the scratch directory; `None` if the ad does not tell: the
+/// content of a directory (`dir/`), or files with other names here.
 fn inputs(ad: &ClassAd) -> Option<BTreeSet<PathBuf>> {
     let entries = list(ad, "TransferInput").unwrap_or_default();
     if ad.expression("TransferInputRemaps").is_some() || entries.iter().any(|entry| entry.ends_with('/')) {

@@ -1,8 +1,8 @@
 //! Which generation a start goes on from: the newest, the one before it, or none.
 //!
-//! A generation is given up only when it proves unreadable, or when two hosts in a row have tried to restore it and failed; a host
-//! that refuses before it tries (another processor, say) says nothing about the checkpoint. What follows then is
-//! the setting `on_unrestorable`, and it is always said.
+//! A generation is given up only when it proves unreadable, or when two hosts in a row have tried to restore it and
+//! failed. A host that refuses before it tries (another processor, say) says nothing about the checkpoint. What follows
+//! then is the setting `on_unrestorable`, and it is always said.
 
 use std::path::Path;
 
@@ -27,8 +27,8 @@ pub enum Chosen {
     Restart(String, Option<Opened>),
 }
 
-/// Opens what there is. Where something follows from damage every byte of the newest is read first, in `threads` threads: damage that
-/// shows in the middle of a restore would come too late.
+/// Opens what there is. Where something follows from damage every byte of the newest is read first, in `threads`
+/// threads: damage that shows in the middle of a restore would come too late.
 ///
 /// # Errors
 /// What there is cannot be used here (75), or not at all (125).

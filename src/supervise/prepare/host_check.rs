@@ -1,5 +1,6 @@
-//! The gate: what a checkpoint needs, compared with this host before anything of it is unpacked. What does not fit ends with exit 75 and
-//! the reason, and the checkpoint is intact. The host's files are compared where they are laid out, in [`super::carry`].
+//! The gate: what a checkpoint needs, compared with this host before anything of it is unpacked. What does not fit ends
+//! with exit 75 and the reason, and the checkpoint is intact. The host's files are compared where they are laid out, in
+//! [`super::carry`].
 
 use std::collections::BTreeSet;
 
@@ -74,7 +75,8 @@ fn kernel(manifest: &Manifest, release: &str) -> Option<String> {
     Some(format!("it has {}{since}; this host has Linux {release}", lacking.words()))
 }
 
-/// An older CRIU passes over what it does not know in the images of a newer one, without an error. A fix (4.2.1 after 4.2.0) adds nothing.
+/// An older CRIU passes over what it does not know in the images of a newer one, without an error. A fix (4.2.1 after
+/// 4.2.0) adds nothing.
 fn criu(made_with: &str, here: Version) -> Option<String> {
     let made = executable::number(made_with)?;
     ((here.0, here.1) < (made.0, made.1))

@@ -1,4 +1,5 @@
-//! Which of the host's files travel with a checkpoint, and how those that the next host lacks get back: into the sandbox alone.
+//! Which of the host's files travel with a checkpoint, and how those that the next host lacks get back: into the
+//! sandbox alone.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,8 +17,8 @@ use crate::supervise::work::unpack::Opened;
 /// More files than this are no closure of a program but a mistake in a pattern.
 const FILES_MAX: usize = 20_000;
 
-/// The host's files that the processes of `proc` use, with those marked that are to be carried, and those that `carry` names besides.
-/// `root` is the sandbox's root as this process reaches it.
+/// The host's files that the processes of `proc` use, with those marked that are to be carried, and those that `carry`
+/// names besides. `root` is the sandbox's root as this process reaches it.
 pub fn choose(proc: &Path, root: &Path, job_dir: &Path, carry: &CarryFiles) -> Vec<HostFile> {
     let auto = carry.auto.unwrap_or_else(|| namespaces::container().is_none());
     let used = files::used(proc, job_dir);
@@ -55,8 +56,8 @@ fn matching(root: &Path, pattern: &str) -> Vec<PathBuf> {
     found.flatten().filter_map(inner).take(FILES_MAX + 1).collect()
 }
 
-/// Puts the host's files of a checkpoint that this host lacks into the new directory `into`; returns their paths as the payload will see them.
-/// None of them is put anywhere else.
+/// Puts the host's files of a checkpoint that this host lacks into the new directory `into`; returns their paths as the
+/// payload will see them. None of them is put anywhere else.
 ///
 /// # Errors
 /// This host lacks one that is not carried.

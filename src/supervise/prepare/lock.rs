@@ -1,8 +1,8 @@
 //! A scratch directory belongs to one condor-criu at a time.
 //!
-//! After a network partition HTCondor may start a job a second time while the first copy still runs. What the first one saves then goes
-//! nowhere, and on a scratch directory that both see (a shared file system) it must not take the place of what the
-//! second one saves: [`crate::checkpoint::commit`] has the last word on that.
+//! After a network partition HTCondor may start a job a second time while the first copy still runs. What the first one
+//! saves then goes nowhere. Where both see the scratch directory (a shared file system), it must not take the place of
+//! what the second one saves. [`crate::checkpoint::commit`] has the last word on that.
 
 use std::fs::File;
 use std::path::Path;

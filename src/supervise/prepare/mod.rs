@@ -1,7 +1,8 @@
 //! From flags, ads and files to a sandbox that stands: everything that must be known before the first event.
 //!
-//! The way: [`found`] (settings, the checkpoint's place, what an earlier life has left) → [`ground`] (which generation it goes on from) →
-//! [`checked`] (what it needs, and whether this host has it) → [`planned`] (the sandbox) → [`launch`].
+//! The way: [`found`] (settings, the checkpoint's place, what an earlier life has left) → [`ground`] (which generation
+//! it goes on from) → [`checked`] (what it needs, and whether this host has it) → [`planned`] (the sandbox) →
+//! [`launch`].
 
 mod checked;
 mod environment;

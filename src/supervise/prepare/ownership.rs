@@ -1,7 +1,7 @@
 //! Whether a checkpoint is this user's, and makes no more than it says: asked before anything of it is used.
 //!
-//! A checkpoint is a program with its memory. Restoring one means to run what its maker chose, as oneself; so that of another user
-//! is restored only by one's own word.
+//! A checkpoint is a program with its memory. Restoring one means to run what its maker chose, as oneself; so that of
+//! another user is restored only by one's own word.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;

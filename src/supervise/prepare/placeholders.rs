@@ -1,9 +1,9 @@
 //! Files that stand in for outputs which the payload has not written yet.
 //!
-//! HTCondor holds a job when a file of `transfer_output_files` or `transfer_checkpoint_files` is missing, at a checkpoint
-//! and at an eviction too. Most programs write some of theirs only at the end. So when we leave before that, each missing
-//! one is there as a file with one line that nobody else writes. It comes back with the checkpoint, and is removed
-//! before the payload can see it.
+//! HTCondor holds a job when a file of `transfer_output_files` or `transfer_checkpoint_files` is missing, at a
+//! checkpoint and at an eviction too. Most programs write some of theirs only at the end. So when we leave before that,
+//! each missing one is there as a file with one line that nobody else writes. It comes back with the checkpoint, and is
+//! removed before the payload can see it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -29,7 +29,8 @@ pub fn make(job: &Job) {
     }
 }
 
-/// Makes what is ours and missing: after a failure HTCondor would name these files as the cause, and hold the job for them.
+/// Makes what is ours and missing: after a failure HTCondor would name these files as the cause, and hold the job for
+/// them.
 pub fn make_ours(job: &Job) {
     let ours = |output: &String| output == journal::NAME || output.starts_with(checkpoint::NAME);
     for output in outputs(job).into_iter().filter(ours) {

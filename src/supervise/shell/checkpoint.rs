@@ -118,7 +118,8 @@ impl Supervisor {
         }
     }
 
-    /// The payload ended after HTCondor had been promised a checkpoint: its next exit must be one, and the status comes after it.
+    /// The payload ended after HTCondor had been promised a checkpoint: its next exit must be one, and the status comes
+    /// after it.
     pub(super) fn save_the_end(&mut self, ended: Ended) {
         // What was under way has nothing to save any more.
         if let Some(mut saving) = self.saving.take() {

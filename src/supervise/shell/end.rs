@@ -32,8 +32,8 @@ impl Supervisor {
         Input::PayloadEnded(ended)
     }
 
-    /// A restored payload that dies of SIGILL where the processor lacks what the first one had has not failed: it chose its code
-    /// there, past its baseline. The checkpoint is intact, and another host can go on with it.
+    /// A restored payload that dies of SIGILL where the processor lacks what the first one had has not failed: it chose
+    /// its code there, past its baseline. The checkpoint is intact, and another host can go on with it.
     fn wrong_processor(&self, ended: Ended) -> Option<Failure> {
         if ended != Ended::Signaled(libc::SIGILL) || self.generation == 0 {
             return None;
@@ -52,8 +52,8 @@ impl Supervisor {
         self.sandbox.kill();
         let vacated = self.machine.leaving();
         if let Ok(Exit::Payload(_) | Exit::AmbiguousCode | Exit::OutputLost) = result {
-            // A dump that failed, say, and then the signal has ended the payload. HTCondor takes every end in a vacate for a requeue,
-            // and the next host needs what was saved before.
+            // A dump that failed, say, and then the signal has ended the payload. HTCondor takes every end in a vacate
+            // for a requeue, and the next host needs what was saved before.
             if vacated { placeholders::make(&self.launch.job) } else { clean_up(&self.launch) }
         }
         self.chirp.finish();
@@ -107,8 +107,8 @@ impl Supervisor {
         }
     }
 
-    /// criu was killed while it worked inside the payload, which may have another instruction or other registers now than it thinks. Neither
-    /// what it would compute nor how it would end is its own.
+    /// criu was killed while it worked inside the payload, which may have another instruction or other registers now
+    /// than it thinks. Neither what it would compute nor how it would end is its own.
     fn payload_harmed(&self, ended: Ended) -> Failure {
         let why = format!("criu ended by {ended} while it worked inside the payload, which may be damaged");
         self.cannot_go_on(&why, self.generation > 0)
@@ -141,7 +141,8 @@ impl Supervisor {
     }
 }
 
-/// After the payload's own end: the checkpoint is not shipped to the user, but an empty file stays where HTCondor looks.
+/// After the payload's own end: the checkpoint is not shipped to the user, but an empty file stays where HTCondor
+/// looks.
 fn clean_up(launch: &Launch) {
     for path in launch.place.files() {
         if let Err(error) = open_beneath::empty(&launch.job.scratch, Path::new(path.file_name().unwrap_or_default())) {

@@ -1,5 +1,5 @@
-//! The shell around the machine: it turns what happens into inputs, and actions into deeds. What it keeps is what deeds need
-//! (descriptors, threads, figures); what decides is in [`super::machine`].
+//! The shell around the machine: it turns what happens into inputs, and actions into deeds. What it keeps is what deeds
+//! need (descriptors, threads, figures); what decides is in [`super::machine`].
 
 mod checkpoint;
 mod clock_watch;

@@ -45,8 +45,8 @@ impl Supervisor {
         self.mind_the_end();
     }
 
-    /// The wall clock has been set, or the machine was asleep: the slot's end, which is a time of day, has come nearer or gone away. Nothing
-    /// else here goes by that clock.
+    /// The wall clock has been set, or the machine was asleep: the slot's end, which is a time of day, has come nearer
+    /// or gone away. Nothing else here goes by that clock.
     pub(super) fn clock_set(&mut self) {
         if self.plan.regular.is_some() {
             tracing::warn!("the clock of this host has been set");
@@ -74,7 +74,8 @@ impl Supervisor {
 
     /// Seconds that the last checkpoint cost the payload; before the first, what a small one costs.
     fn last_cost(&self) -> f64 {
-        /// Measured on a real pool: exit 85 to running again takes 1 to 2 s for a small job (docs/measurements.md, "The price of a restart in place").
+        /// Measured on a real pool: exit 85 to running again takes 1 to 2 s for a small job (docs/measurements.md, "The
+        /// price of a restart in place").
         const SMALL: f64 = 2.0;
         let frozen = self.last_cost.map_or(0.0, |cost| cost.frozen_seconds);
         self.history.gap_seconds.unwrap_or(frozen + SMALL)

@@ -1,4 +1,5 @@
-//! From a launch to a supervisor that listens: the sandbox first, while there is one thread, then the threads that tell of events.
+//! From a launch to a supervisor that listens: the sandbox first, while there is one thread, then the threads that tell
+//! of events.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Tells when HTCondor's starter is gone: without it nothing that we save is carried anywhere, and the job is started elsewhere.
+//! Tells when HTCondor's starter is gone: without it nothing that we save is carried anywhere, and the job is started
+//! elsewhere.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,8 +12,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::event::{self, Event};
 
-/// A thread that tells when the process that has started us is gone: under HTCondor the starter, without which nothing that we save
-/// is carried anywhere.
+/// A thread that tells when the process that has started us is gone: under HTCondor the starter, without which nothing
+/// that we save is carried anywhere.
 pub fn watch_starter(events: Sender<Event>) -> io::Result<()> {
     // 0: it is outside our pid namespace; 1: it is init, or has gone before we looked.
     let Some(parent) = Pid::from_raw(getppid().as_raw()).filter(|parent| !parent.is_init()) else { return Ok(()) };

@@ -22,19 +22,21 @@ pub fn optimal_interval(cost: Duration, mean: Duration, share: f64) -> Duration 
     Duration::from_secs_f64(daly.max(affordable).clamp(1.0, 1e9))
 }
 
-/// The mean time between evictions of this job: what the settings say, counted as one observation, and what has been seen.
+/// The mean time between evictions of this job: what the settings say, counted as one observation, and what has been
+/// seen.
 pub fn mean_time(setting: Duration, ran: Duration, vacates: u32) -> Duration {
     (setting + ran) / (vacates + 1)
 }
 
-/// A factor between 0.9 and 1, the same for the same text: a thousand jobs that started together do not upload together.
+/// A factor between 0.9 and 1, the same for the same text: a thousand jobs that started together do not upload
+/// together.
 pub fn jitter(text: &str) -> f64 {
     let digest = blake3::hash(text.as_bytes());
     1.0 - 0.1 * f64::from(digest.as_bytes()[0]) / 256.0
 }
 
-/// When the slot is known to end, in seconds since the epoch: the pilot's end (`GLIDEIN_ToDie`), or its retirement and the time
-/// that it then grants to a job (`GLIDEIN_ToRetire`, `MaxJobRetirementTime`).
+/// When the slot is known to end, in seconds since the epoch: the pilot's end (`GLIDEIN_ToDie`), or its retirement and
+/// the time that it then grants to a job (`GLIDEIN_ToRetire`, `MaxJobRetirementTime`).
 pub fn known_end(machine: &ClassAd) -> Option<f64> {
     let dies = machine.number("GLIDEIN_ToDie");
     let retirement = machine.number("MaxJobRetirementTime").unwrap_or(0.0).max(0.0);
@@ -49,10 +51,12 @@ pub fn margin(cost: Duration) -> Duration {
     cost * 2 + UPLOAD
 }
 
-/// Bytes per second of an upload, from the seconds between the end of a periodic checkpoint and the start of condor-criu in the same
-/// place. `None` if HTCondor's own work in that time, which is not known to the second, may have been most of it.
+/// Bytes per second of an upload, from the seconds between the end of a periodic checkpoint and the start of
+/// condor-criu in the same place. `None` if HTCondor's own work in that time, which is not known to the second, may
+/// have been most of it.
 pub fn upload_rate(bytes: u64, between: f64) -> Option<f64> {
-    /// Exit 85 to running again takes 1 to 2 s for a job with next to nothing to upload (docs/measurements.md, "The price of a restart in place").
+    /// Exit 85 to running again takes 1 to 2 s for a job with next to nothing to upload (docs/measurements.md, "The
+    /// price of a restart in place").
     const HTCONDORS: f64 = 1.5;
     let upload = between - HTCONDORS;
     (upload >= HTCONDORS && bytes > 0).then(|| bytes as f64 / upload)

@@ -1,14 +1,14 @@
 //! Whether a checkpoint fits into what a vacate leaves, and how it has to be packed for that.
 //!
-//! Nothing is lost by trying: a checkpoint that is cut off leaves the one before as it is. So it is given up only if even the
-//! quickest way of packing would take the whole window for itself.
+//! Nothing is lost by trying: a checkpoint that is cut off leaves the one before as it is. So it is given up only if
+//! even the quickest way of packing would take the whole window for itself.
 
 use std::time::Duration;
 
 use crate::checkpoint::archive::Compression;
 
-/// Bytes a second that a dump without compression is taken to manage before one has been measured here: a busy disk. An assumption,
-/// and a low one: 1 GB/s were measured (docs/measurements.md, "Speed of packing").
+/// Bytes a second that a dump without compression is taken to manage before one has been measured here: a busy disk. An
+/// assumption, and a low one: 1 GB/s were measured (docs/measurements.md, "Speed of packing").
 const UNMEASURED: f64 = 100e6;
 
 /// The last checkpoint, as far as it tells what the next one will take.
@@ -33,9 +33,10 @@ pub enum Fit {
     Not(Duration),
 }
 
-/// The time that a checkpoint takes, relative to one without compression. zstd:1 by docs/measurements.md, "Speed of packing" (1 GiB of doubles, two
-/// threads: 2.38 s, 1.04 s without); the others by zstd 1.5.4 and gzip 1.12 on 147 MB of libraries and a float64 walk, one thread:
-/// 0.26 s for zstd:1, 0.38 for 3, 1.8 for 9, 51 for 19; gzip 1.8 for 1, 4.2 for 6, 11 for 9.
+/// The time that a checkpoint takes, relative to one without compression. zstd:1 is from docs/measurements.md, "Speed
+/// of packing" (1 GiB of doubles, two threads: 2.38 s, 1.04 s without). The others were measured with zstd 1.5.4 and
+/// gzip 1.12 on 147 MB of libraries and a float64 walk, one thread. zstd: 0.26 s for 1, 0.38 for 3, 1.8 for 9, 51 for
+/// 19. gzip: 1.8 s for 1, 4.2 for 6, 11 for 9.
 pub fn effort(compression: Compression) -> f64 {
     match compression {
         Compression::None | Compression::Gzip { level: 0 } => 1.0,
@@ -65,8 +66,9 @@ pub fn quickest(set: Compression) -> Compression {
     std::iter::successors(Some(set), |&compression| lower(compression)).last().unwrap_or(set)
 }
 
-/// How so many bytes of memory and files are to be packed, if the set compression or a lower one lets the checkpoint and its upload end within
-/// `window`; otherwise as quickly as possible, if that leaves any time for the upload.
+/// How so many bytes of memory and files are to be packed. It is the set compression or a lower one that lets the
+/// checkpoint and its upload end within `window`. If none does, it is the quickest, as long as that leaves any time for
+/// the upload.
 pub fn fit(bytes: u64, set: Compression, last: Option<Last>, window: Duration) -> Fit {
     let last = last.filter(|last| last.bytes > 0 && last.seconds > 0.0);
     let bytes = bytes as f64;

@@ -11,7 +11,8 @@ pub const WORK: &str = "work";
 pub const SHM: &str = "shm";
 /// Prefix of the host's files in the archive.
 pub const HOST: &str = "host";
-/// The reaper's executable in the archive: CRIU wants the same file at a restore, and a later condor-criu may have another.
+/// The reaper's executable in the archive: CRIU wants the same file at a restore, and a later condor-criu may have
+/// another.
 pub const REAPER: &str = "sandbox/reaper";
 /// The compatibility helper in the archive, for the same reason.
 pub const COMPAT: &str = "sandbox/compat.so";

@@ -1,5 +1,5 @@
-//! Files of the scratch directory that the payload, or a checkpoint, may have replaced by links and pipes: opened from outside the
-//! sandbox, so never through a link, and without waiting for a pipe's reader.
+//! Files of the scratch directory that the payload, or a checkpoint, may have replaced by links and pipes. They are
+//! opened from outside the sandbox: so never through a link, and without waiting for a pipe's reader.
 
 use std::fs::File;
 use std::io;
@@ -43,7 +43,8 @@ pub fn link_streams(scratch: &mut Tree, streams: &[StreamFile]) -> io::Result<()
     Ok(())
 }
 
-/// Makes the names of those unix sockets that are below `prefix` in the archive. Whether anybody listens there is criu's to know: it makes those anew.
+/// Makes the names of those unix sockets that are below `prefix` in the archive. Whether anybody listens there is
+/// criu's to know: it makes those anew.
 pub fn make_sockets(tree: &mut Tree, prefix: &str, sockets: &[Socket]) -> io::Result<()> {
     for socket in sockets {
         let Ok(path) = socket.path.as_path().strip_prefix(prefix) else { continue };

@@ -1,4 +1,5 @@
-//! Adds the payload's files to the images of a dump, and commits. The tree is held meanwhile: nothing changes under the packer.
+//! Adds the payload's files to the images of a dump, and commits. The tree is held meanwhile: nothing changes under the
+//! packer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -96,7 +97,8 @@ impl Packer {
         self.add_host_files()
     }
 
-    /// What stays out of the archive is another file at a restore, or has another size, and CRIU would refuse to open it.
+    /// What stays out of the archive is another file at a restore, or has another size, and CRIU would refuse to open
+    /// it.
     fn check_open_files(&self) -> io::Result<()> {
         let Stopped { root, manifest, not_carried, .. } = &self.stopped;
         let stays_out = |path: &Path| {

@@ -1,8 +1,9 @@
 //! The relays: threads that carry bytes between this process's standard streams and the payload's named pipes.
 //!
-//! Nobody waits for a reader here but the thread that serves it. A step of a relay moves what can be moved at once and never waits; only
-//! between two steps it waits, for bytes, for room, for the end. So a save brings the relays to rest within a moment, whatever the readers
-//! do. A reader that has gone is passed on: the pipe is closed, and the payload sees EPIPE as without us.
+//! Nobody waits for a reader here but the thread that serves it. A step of a relay moves what can be moved at once and
+//! never waits; only between two steps it waits, for bytes, for room, for the end. So a save brings the relays to rest
+//! within a moment, whatever the readers do. A reader that has gone is passed on: the pipe is closed, and the payload
+//! sees EPIPE as without us.
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
@@ -120,8 +121,8 @@ impl Relays {
         Ok(pipes)
     }
 
-    /// Makes the threads. They carry nothing before the first [`Relays::resume`]: a pipe that is filled and closed before the
-    /// payload has opened it would lose what is in it.
+    /// Makes the threads. They carry nothing before the first [`Relays::resume`]: a pipe that is filled and closed
+    /// before the payload has opened it would lose what is in it.
     pub fn start(pipes: Vec<(u8, File)>, say: impl Fn(Said) + Send + Sync + 'static) -> io::Result<Relays> {
         let carrying = pipes.iter().filter(|(descriptor, _)| *descriptor > 0).count();
         let now = Now { closed: true, carrying, ..Now::default() };
@@ -355,8 +356,8 @@ fn wait(watched: &[Option<(BorrowedFd<'_>, PollFlags)>; 3], look: bool) -> io::R
     }))
 }
 
-/// Our stdin to the payload. At its end the pipe is closed, and the payload reads the end too. Nothing is read for which there is no room,
-/// so that a checkpoint leaves nothing behind here.
+/// Our stdin to the payload. At its end the pipe is closed, and the payload reads the end too. Nothing is read for
+/// which there is no room, so that a checkpoint leaves nothing behind here.
 fn feed(mut pipe: File, end: &OwnedFd, shared: &Shared) -> io::Result<()> {
     let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut buffer = [0; SURE];

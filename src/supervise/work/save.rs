@@ -1,4 +1,5 @@
-//! From a stopped process tree to a committed checkpoint. Runs in a thread of its own: the supervisor goes on listening.
+//! From a stopped process tree to a committed checkpoint. Runs in a thread of its own: the supervisor goes on
+//! listening.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -45,8 +46,8 @@ pub fn finished(
     std::thread::Builder::new().name("save".into()).spawn(work).map(drop)
 }
 
-/// A checkpoint that is being taken: a thread that takes criu's images as they come, says when criu waits with the tree held, and
-/// then packs the rest.
+/// A checkpoint that is being taken: a thread that takes criu's images as they come, says when criu waits with the tree
+/// held, and then packs the rest.
 pub struct Saving {
     go: Option<Sender<Stopped>>,
     cancel: Cancel,
@@ -69,8 +70,8 @@ pub enum Told {
 }
 
 impl Saving {
-    /// Opens the draft and listens for criu, which may be started after this. `told` is called with [`Told::Held`], and after
-    /// [`Saving::go_on`] with [`Told::Packed`].
+    /// Opens the draft and listens for criu, which may be started after this. `told` is called with [`Told::Held`], and
+    /// after [`Saving::go_on`] with [`Told::Packed`].
     pub fn begin(target: Target, told: impl Fn(Told) + Send + 'static) -> Result<Saving, String> {
         let (draft, file) = Draft::create(&target.state_dir, target.place.clone())
             .map_err(|error| format!("cannot create the draft: {error}"))?;

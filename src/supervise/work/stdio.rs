@@ -1,8 +1,9 @@
 //! The payload's standard streams.
 //!
-//! A descriptor that was opened outside the sandbox cannot be dumped, so each stream is opened again by its path inside:
-//! a file in the scratch directory as that file, `/dev/null` as such, and anything else (a terminal, a pipe, HTCondor's
-//! streamed output) as a named pipe in our directory, with a thread that carries the bytes ([`super::relay`]).
+//! A descriptor that was opened outside the sandbox cannot be dumped, so each stream is opened again by its path
+//! inside. A file in the scratch directory is opened as that file, and `/dev/null` as such. Anything else (a terminal,
+//! a pipe, HTCondor's streamed output) becomes a named pipe in our directory, and a thread carries the bytes
+//! ([`super::relay`]).
 
 use std::fs::{self, File};
 use std::io;
@@ -55,8 +56,8 @@ pub fn inside_sandbox(streams: &[Stream; 3], job_dir: &Path) -> [StdioPath; 3] {
             Stream::Null => "/dev/null".into(),
             Stream::Relayed => job_dir.join(fifo_name(number as u8)),
         };
-        // CRIU saves what is still in a pipe only if it sees an end that can be read (criu/pipes.c), and the payload must not have
-        // one: it would never see that its reader has gone.
+        // CRIU saves what is still in a pipe only if it sees an end that can be read (criu/pipes.c), and the payload
+        // must not have one: it would never see that its reader has gone.
         let reader = number > 0 && streams[number] == Stream::Relayed;
         StdioPath { path, flags, reader }
     })
@@ -68,7 +69,8 @@ pub fn fifo_name(descriptor: u8) -> PathBuf {
 }
 
 /// Gives outputs that are files another time. Without `transfer_output_files` HTCondor sends what has changed since it
-/// brought the files to this host, and what was written on the hosts before would stay behind if nothing was added here.
+/// brought the files to this host, and what was written on the hosts before would stay behind if nothing was added
+/// here.
 pub fn mark_changed(streams: &[Stream; 3], scratch: &Path) {
     for stream in &streams[1..] {
         let Stream::File(path) = stream else { continue };

@@ -118,8 +118,8 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Listens for criu, which may be started after this. `broken` is called if the images cannot be given: criu may then wait
-    /// for ever. `held` is called when everything has been restored and nothing runs yet.
+    /// Listens for criu, which may be started after this. `broken` is called if the images cannot be given: criu may
+    /// then wait for ever. `held` is called when everything has been restored and nothing runs yet.
     pub fn begin(
         opened: Arc<Opened>,
         images: &Path,
@@ -225,8 +225,8 @@ pub fn unpack(opened: &Opened, checkpoint: &Path, places: &Places<'_>) -> Result
     })
 }
 
-/// What is left to do for the files when criu has restored the tree: criu makes and removes names of its own in the payload's
-/// directories, which moves their times.
+/// What is left to do for the files when criu has restored the tree: criu makes and removes names of its own in the
+/// payload's directories, which moves their times.
 #[derive(Debug, Default)]
 pub struct Finish {
     scratch: PathBuf,

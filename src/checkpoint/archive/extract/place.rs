@@ -32,7 +32,8 @@ pub(super) struct Holder {
     group: u32,
 }
 
-/// Opens the directory `path` step by step, making what is missing; open only to ourselves until its own member says more.
+/// Opens the directory `path` step by step, making what is missing; open only to ourselves until its own member says
+/// more.
 pub(super) fn directory(into: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     let whole = Path::new(OsStr::from_bytes(path));
     match open_below(into, whole, DIR) {

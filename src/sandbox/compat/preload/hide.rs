@@ -1,8 +1,8 @@
 //! Names below `/dev/shm`: what is removed while a process has it open or mapped is renamed, and removed for good when
 //! nobody uses it any more.
 //!
-//! Whether somebody does is asked of the kernel: a write lease (fcntl(2), F_SETLEASE) is given only if there is no other
-//! open file of it, and a mapping holds one.
+//! Whether somebody does is asked of the kernel: a write lease (fcntl(2), F_SETLEASE) is given only if there is no
+//! other open file of it, and a mapping holds one.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 

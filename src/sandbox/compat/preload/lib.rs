@@ -1,16 +1,16 @@
 //! The compatibility helper: a shared object that is preloaded into the payload's dynamically linked programs, so that
 //! they do what CRIU can save. docs/compat.md says what it changes.
 //!
-//! * [`hide`]: what is removed below `/dev/shm` while somebody uses it gets another name instead, because a file that is
-//!   mapped must have one.
+//! * [`hide`]: what is removed below `/dev/shm` while somebody uses it gets another name instead, because a file that
+//!   is mapped must have one.
 //! * [`semaphore`]: a named semaphore is made in a way that leaves its mapping with a name.
 //! * [`exec`]: a child that is started with an environment of its own gets the helper too.
 //! * [`syscall()`]: io_uring does not exist, so that libuv and others use what they used before.
 //!
-//! It needs no library but the program's own libc, whichever that is, allocates nothing, keeps no lock and no
-//! thread-local storage: every function may be called in a signal handler and between vfork(2) and execve(2), where the
-//! one that it stands for may be. `build.rs` compiles it with the same rustc; it is embedded, put into the sandbox's
-//! root, and carried in every checkpoint, because CRIU wants to find the same file again.
+//! It needs no library but the program's own libc, whichever that is. It allocates nothing, and keeps no lock and no
+//! thread-local storage. So every function may be called in a signal handler and between vfork(2) and execve(2), where
+//! the one that it stands for may be. `build.rs` compiles it with the same rustc; it is embedded, put into the
+//! sandbox's root, and carried in every checkpoint, because CRIU wants to find the same file again.
 #![no_std]
 #![allow(unsafe_code)]
 
@@ -63,7 +63,8 @@ extern "C" fn start() {
     raw::find_all();
 }
 
-// SAFETY: the dynamic linker calls what is in this section once, with argc, argv and envp, which C lets a function ignore.
+// SAFETY: the dynamic linker calls what is in this section once, with argc, argv and envp, which C lets a function
+// ignore.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static START: extern "C" fn() = start;

@@ -163,7 +163,8 @@ pub fn real(function: Function) -> usize {
     }
 }
 
-/// A semaphore's content as libc makes one that processes share; its first 32 bytes are the semaphore. None if libc has no sem_init.
+/// A semaphore's content as libc makes one that processes share; its first 32 bytes are the semaphore. None if libc has
+/// no sem_init.
 pub fn new_semaphore(value: u32) -> Option<[u64; 4]> {
     let mut content = [0; 4];
     let sem_init = condor_criu_sem_init();

@@ -1,5 +1,6 @@
 //! Named semaphores. libc makes a file under a name that it removes after it has linked the file to the real one: its
-//! mapping then is one of a deleted file for ever. Here the file is made whole first and renamed, and libc opens what exists.
+//! mapping then is one of a deleted file for ever. Here the file is made whole first and renamed, and libc opens what
+//! exists.
 
 use super::hide;
 use super::raw::{self, Function, Path, call};

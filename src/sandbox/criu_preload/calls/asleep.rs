@@ -1,5 +1,5 @@
-//! Since when a task is asleep. The kernel tells when it last began to run, by a clock that each processor has of its own: how far that one
-//! is from CLOCK_MONOTONIC is found by running on that processor.
+//! Since when a task is asleep. The kernel tells when it last began to run, by a clock that each processor has of its
+//! own: how far that one is from CLOCK_MONOTONIC is found by running on that processor.
 
 use core::cell::UnsafeCell;
 
@@ -131,7 +131,8 @@ fn state(tid: i32) -> (u8, usize) {
     (state, number(fields.nth(35).unwrap_or_default()) as usize)
 }
 
-/// When a task last began to run by its processor's clock, in nanoseconds, and how often it has given the processor up since it was made.
+/// When a task last began to run by its processor's clock, in nanoseconds, and how often it has given the processor up
+/// since it was made.
 fn schedule(tid: i32) -> Option<(i64, u64)> {
     let mut buffer = [0_u8; 2048];
     let text = read(&Path::of_task(tid, b"sched"), &mut buffer);

@@ -1,14 +1,17 @@
-//! What the kernel would do when a stop ends, done in its place: a system call that was interrupted goes on, with the time that is left.
+//! What the kernel would do when a stop ends, done in its place: a system call that was interrupted goes on, with the
+//! time that is left.
 //!
-//! A stop interrupts most blocking calls, and the kernel starts them again without the program's knowledge. Those with a relative timeout
-//! need its restart block, which no image has and which criu's own calls inside a task destroy; so criu lets nanosleep(2), poll(2) and
-//! others return EINTR. Here:
+//! A stop interrupts most blocking calls, and the kernel starts them again without the program's knowledge. Those with
+//! a relative timeout need its restart block, which no image has and which criu's own calls inside a task destroy; so
+//! criu lets nanosleep(2), poll(2) and others return EINTR. Here:
 //!
 //! * before a task is interrupted, it is noted since when it sleeps (`asleep.rs`);
-//! * when criu reads its registers, the call is recorded, with the instant at which its timeout is over, and criu is told that the call
-//!   is to be made again (`seen` below); the records are a file that travels with the checkpoint (`text.rs`);
-//! * when criu lets the task go, after a dump or after a restore, it makes the call with the time that is left and is interrupted again
-//!   at once, so that the kernel has its restart block; then the kernel goes on with it as after any stop (`restart.rs`).
+//! * when criu reads its registers, the call is recorded, with the instant at which its timeout is over. criu is told
+//!   that the call is to be made again (`seen` below). The records are a file that travels with the checkpoint
+//!   (`text.rs`);
+//! * when criu lets the task go, after a dump or after a restore, the task makes the call with the time that is left
+//!   and is interrupted again at once. So the kernel has its restart block, and goes on with the call as after any stop
+//!   (`restart.rs`).
 //!
 //! No memory of the task keeps a change, and its registers end as the kernel itself leaves them.
 
@@ -27,8 +30,8 @@ use table::{Call, NEVER, Slot, Timeout};
 const SYS_CLOCK_GETTIME: usize = 228;
 const SYS_PROCESS_VM_READV: usize = 310;
 
-/// What a call answers inside the kernel if it is to be started again, <linux/errno.h>. The last three are for those that no handler saw,
-/// that always go on, and that go on by their restart block.
+/// What a call answers inside the kernel if it is to be started again, <linux/errno.h>. The last three are for those
+/// that no handler saw, that always go on, and that go on by their restart block.
 pub const ERESTARTSYS: i64 = -512;
 const ERESTARTNOINTR: i64 = -513;
 pub const ERESTARTNOHAND: i64 = -514;
@@ -124,8 +127,8 @@ pub fn seen(tid: i32, registers: &mut Registers) {
     tell(registers, code, slot.call.number);
 }
 
-/// The kernel lets these return EINTR even if no handler has run, since it would have to know what is left of their time. Without a timeout
-/// there is nothing to know, and no program need see it.
+/// The kernel lets these return EINTR even if no handler has run, since it would have to know what is left of their
+/// time. Without a timeout there is nothing to know, and no program need see it.
 pub fn waits_for_ever(registers: &Registers) -> bool {
     if registers.ax as i64 != EINTR {
         return false;

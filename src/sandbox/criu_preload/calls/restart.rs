@@ -1,4 +1,5 @@
-//! Gives a task that is let go back to the kernel as the kernel's own stop would leave it: in its system call, which is to go on.
+//! Gives a task that is let go back to the kernel as the kernel's own stop would leave it: in its system call, which is
+//! to go on.
 
 use super::table::{self, Call, NEVER, Timeout};
 use super::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTNOINTR, ERESTARTSYS, SECOND, now, waits_for_ever};
@@ -74,8 +75,8 @@ pub struct Vector {
 }
 
 impl Registers {
-    /// What criu has read into this struct iovec, if it is registers of x86-64. In those of i386 a call that has a restart block is made again
-    /// from its begin: its time is not looked at.
+    /// What criu has read into this struct iovec, if it is registers of x86-64. In those of i386 a call that has a
+    /// restart block is made again from its begin: its time is not looked at.
     ///
     /// # Safety
     /// criu's, and the kernel has filled it.
@@ -165,8 +166,8 @@ enum Stop {
     Gone,
 }
 
-/// A task is about to be detached: returns the signal to let it go with, 0 in most cases. `always` if the registers are criu's own in any
-/// case. `work` is called before it is changed.
+/// A task is about to be detached: returns the signal to let it go with, 0 in most cases. `always` if the registers are
+/// criu's own in any case. `work` is called before it is changed.
 pub fn let_go(tid: i32, always: bool, work: impl FnOnce()) -> usize {
     let Some(slot) = table::find(tid) else { return 0 };
     let task = Held(tid);

@@ -1,8 +1,9 @@
 //! The records as text, and what is read in `/proc`.
 //!
-//! One line for each task: its id, then the call's number, what it answered, where it was made, the stack pointer, when its time is over,
-//! and its six arguments, all in hexadecimal; `unknown` at the end if it begins again because nothing tells what was left of its time. A line that begins with `-` is
-//! of an earlier dump in the same life. A later line for the same task stands.
+//! One line for each task, all in hexadecimal: its id, the call's number, what it answered, where it was made, the
+//! stack pointer, when its time is over, and its six arguments. `unknown` at the end means that the call begins again,
+//! because nothing tells what was left of its time. A line that begins with `-` is of an earlier dump in the same life.
+//! A later line for the same task stands.
 
 use core::ffi::CStr;
 

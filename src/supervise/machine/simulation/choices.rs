@@ -1,6 +1,7 @@
 //! What a simulated world chooses, so that a run can be repeated and shrunk.
 
-/// What the world chooses: from a seed at first, and from a list when a run is repeated. 0 is the choice that harms nothing.
+/// What the world chooses: from a seed at first, and from a list when a run is repeated. 0 is the choice that harms
+/// nothing.
 pub struct Choices {
     /// Choices in their order.
     pub made: Vec<u32>,

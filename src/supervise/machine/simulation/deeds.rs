@@ -1,4 +1,5 @@
-//! What the simulated world does when the machine asks for a deed: mostly what it should, soon; rarely late, wrong, or never.
+//! What the simulated world does when the machine asks for a deed: mostly what it should, soon; rarely late, wrong, or
+//! never.
 
 use super::super::*;
 use super::world::{Comes, Criu, Later, PATIENCE, Payload, Victim, World};

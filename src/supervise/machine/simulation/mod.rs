@@ -1,6 +1,6 @@
-//! The machine against a simulated world, driven by a seed: HTCondor's starter, criu, the sandbox, the disk, the readers of the streams,
-//! and the clock. Everything can be late, fail, hang or die at any moment. What must hold is in [`rules`], each rule with its name. A world
-//! that breaks one is shrunk to the few choices that matter, and printed.
+//! The machine against a simulated world, driven by a seed: HTCondor's starter, criu, the sandbox, the disk, the
+//! readers of the streams, and the clock. Everything can be late, fail, hang or die at any moment. What must hold is in
+//! [`rules`], each rule with its name. A world that breaks one is shrunk to the few choices that matter, and printed.
 
 mod choices;
 mod deeds;
