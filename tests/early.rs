@@ -73,6 +73,7 @@ refused! {
     an_eventfd_that_is_a_semaphore: "eventfd" [], "an eventfd with EFD_SEMAPHORE", "use a pipe", "payload: process 301 (python3) has an eventfd with EFD_SEMAPHORE";
     a_posix_message_queue: "queue" [], "has a POSIX message queue open", "use a pipe", "opened outside the sandbox";
     a_seccomp_filter: "seccomp" [], "has a seccomp filter", "without its own sandbox", "save the payload: a process has a seccomp filter";
+    a_seccomp_filter_of_a_process_whose_name_is_no_text: "nameless" [], "has a seccomp filter", "without its own sandbox", "save the payload: a process has a seccomp filter";
     a_memfd_that_is_mapped_and_open: "memfd" [], "maps a memfd whose descriptor is still open", "close the descriptor", "payload: process 301 (python3) maps a memfd";
     a_traced_process: "traced" [], "is traced by process 301", "without the debugger", "";
     a_namespace_of_its_own: "namespace" [], "has a user namespace of its own", "without a container", "";

@@ -66,6 +66,12 @@ def seccomp():
     asked(libc.prctl(22, ctypes.c_ulong(2), ctypes.c_ulong(ctypes.addressof(program)), 0, 0))
 
 
+def nameless():
+    # PR_SET_NAME, with what is not UTF-8.
+    libc.prctl(15, b"\xff\xfe", 0, 0, 0)
+    seccomp()
+
+
 def memfd():
     descriptor = os.memfd_create("buffer")
     os.ftruncate(descriptor, 4096)
@@ -129,6 +135,7 @@ cases = {
     "queue": lambda: keep.append(asked(libc.mq_open(b"/queue", 0o102, 0o600, None))),
     "semaphores": lambda: keep.append(asked(libc.semget(0, 2, 0o600))),
     "seccomp": seccomp,
+    "nameless": nameless,
     "memfd": memfd,
     "traced": traced,
     "namespace": lambda: asked(libc.unshare(0x10000000)),
