@@ -4,7 +4,7 @@
 mod json;
 mod record;
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -59,4 +59,14 @@ pub fn open(scratch: &Path, level: tracing::Level, format: LogFormat) -> io::Res
 /// The form of the log that is open.
 pub fn format() -> LogFormat {
     FORMAT.get().copied().unwrap_or_default()
+}
+
+/// What the log in this scratch directory says; nothing if there is none. What a program or CRIU is called may be any bytes.
+pub fn read(scratch: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(scratch.join(NAME)).unwrap_or_default()).into_owned()
+}
+
+/// Its records, in order.
+pub fn records(scratch: &Path) -> Vec<Record> {
+    read(scratch).lines().filter_map(Record::parse).collect()
 }

@@ -100,7 +100,7 @@ pub fn probe(place: &Path, name: &str, flags: &[String], deadline: Instant) -> R
         outcome => return Err(explain(&second, outcome, Stage::Restore)),
     }
     let mut success = Success { commit_seconds: 0.0, restore_seconds: 0.0, bytes: 0 };
-    for record in records(&second) {
+    for record in journal::records(&second) {
         match record {
             Record::Committed { commit_seconds, bytes, .. } => {
                 success.commit_seconds = commit_seconds;
@@ -113,19 +113,14 @@ pub fn probe(place: &Path, name: &str, flags: &[String], deadline: Instant) -> R
     Ok(success)
 }
 
-fn records(scratch: &Path) -> Vec<Record> {
-    let text = fs::read_to_string(scratch.join(journal::NAME)).unwrap_or_default();
-    text.lines().filter_map(Record::parse).collect()
-}
-
 /// What went wrong, from the words that `run` left.
 fn explain(scratch: &Path, outcome: Outcome, begun: Stage) -> NotPossible {
-    let told = records(scratch).into_iter().rev().find_map(|record| match record {
+    let told = journal::records(scratch).into_iter().rev().find_map(|record| match record {
         Record::Error(words) => Some(words),
         _ => None,
     });
     let stderr = fs::read_to_string(scratch.join(STDERR)).unwrap_or_default();
-    let log = fs::read_to_string(scratch.join(journal::NAME)).unwrap_or_default();
+    let log = journal::read(scratch);
     let stage = if begun == Stage::Start && log.contains("the payload runs") { Stage::Save } else { begun };
     let late = matches!(outcome, Outcome::TooLate);
     let (why, remedy) = match (outcome, told) {

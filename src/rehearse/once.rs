@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::starter::{self, Base, STDERR, Starter};
+use super::starter::{self, Base, Starter};
 use super::{Options, is_checkpoint};
 use crate::exit::Ended;
 use crate::journal::{self, Record};
@@ -88,8 +88,8 @@ pub fn once(command: &[std::ffi::OsString], flags: &[std::ffi::OsString], after:
     let mut once = Once {
         asked: early.is_none(),
         ended: status.map(starter::of),
-        log: fs::read_to_string(scratch.join(journal::NAME)).unwrap_or_default(),
-        stderr: fs::read_to_string(scratch.join(STDERR)).unwrap_or_default(),
+        log: journal::read(&scratch),
+        stderr: starter::stderr(&scratch),
         restored: None,
     };
     if once.saved() {
@@ -104,14 +104,14 @@ pub fn once(command: &[std::ffi::OsString], flags: &[std::ffi::OsString], after:
 /// The next life, in a directory with another path.
 fn restore(starter: &Starter<'_>, spool: &Path) -> io::Result<Restored> {
     let scratch = starter.scratch("another/host", Some(spool))?;
-    let before = records(&scratch).len();
+    let before = journal::records(&scratch).len();
     let mut child = starter.start(&scratch, &["--interval", "never"])?;
     let deadline = Instant::now() + PATIENCE;
     let mut ended = None;
     let mut seconds = None;
     while ended.is_none() && seconds.is_none() && Instant::now() < deadline {
         ended = starter::wait_until(&mut child, Instant::now() + LOOK)?;
-        seconds = records(&scratch).into_iter().skip(before).find_map(|record| match record {
+        seconds = journal::records(&scratch).into_iter().skip(before).find_map(|record| match record {
             Record::Restored { seconds, .. } => Some(seconds),
             _ => None,
         });
@@ -124,14 +124,9 @@ fn restore(starter: &Starter<'_>, spool: &Path) -> io::Result<Restored> {
         child.kill()?;
         child.wait()?;
     }
-    let errors = records(&scratch).into_iter().skip(before).filter_map(|record| match record {
+    let errors = journal::records(&scratch).into_iter().skip(before).filter_map(|record| match record {
         Record::Error(words) => Some(words),
         _ => None,
     });
     Ok(Restored { seconds, ended: ended.map(starter::of), errors: errors.collect() })
-}
-
-fn records(scratch: &Path) -> Vec<Record> {
-    let text = fs::read_to_string(scratch.join(journal::NAME)).unwrap_or_default();
-    text.lines().filter_map(Record::parse).collect()
 }

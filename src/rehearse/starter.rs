@@ -108,7 +108,7 @@ impl<'a> Starter<'a> {
         // Restarts in place do not put an eviction off.
         let mut due = Instant::now() + every;
         loop {
-            let seen = lines(&scratch).len();
+            let seen = journal::records(&scratch).len();
             let began = now();
             progress(&format!("eviction {} of {}", self.options.evictions - left, self.options.evictions));
             let (kind, status) = self.live(&scratch, (left > 0).then_some(due))?;
@@ -158,7 +158,7 @@ impl<'a> Starter<'a> {
 
     /// Reads what this life has added to the log.
     fn note(&self, scratch: &Path, seen: usize, why: Option<(EvictionKind, f64)>, evictions: &mut Vec<Eviction>) {
-        let records: Vec<Record> = lines(scratch).iter().skip(seen).filter_map(|line| Record::parse(line)).collect();
+        let records: Vec<Record> = journal::records(scratch).into_iter().skip(seen).collect();
         for record in &records {
             if let (Record::Restored { seconds, .. }, Some(last)) = (record, evictions.last_mut()) {
                 last.running_again_seconds = Some(*seconds);
@@ -259,16 +259,15 @@ fn life_name(number: u32) -> String {
     format!("host{number}/{}dir_{}", "deeper/".repeat(number as usize % 3), 1000 + number * 37)
 }
 
-fn lines(scratch: &Path) -> Vec<String> {
-    let text = fs::read_to_string(scratch.join(journal::NAME)).unwrap_or_default();
-    text.lines().map(str::to_owned).collect()
+/// What the program, and condor-criu before it, has written to stderr; any bytes.
+pub(super) fn stderr(scratch: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(scratch.join(STDERR)).unwrap_or_default()).into_owned()
 }
 
 /// The errors in the log, for a user who will not look there.
 fn errors(scratch: &Path) -> String {
-    let errors = lines(scratch)
-        .iter()
-        .filter_map(|line| Record::parse(line))
+    let errors = journal::records(scratch)
+        .into_iter()
         .filter_map(|record| match record {
             Record::Error(words) => Some(format!("\n  {words}")),
             _ => None,
@@ -281,8 +280,7 @@ fn ending(scratch: &Path, status: ExitStatus) -> Ending {
     let ours = match of(status) {
         Ended::Exited(75 | 125 | 126 | 127) => {
             let words = errors(scratch);
-            let words =
-                if words.is_empty() { fs::read_to_string(scratch.join(STDERR)).unwrap_or_default() } else { words };
+            let words = if words.is_empty() { stderr(scratch) } else { words };
             // The payload may have such a code of its own; ours comes with words in the log.
             (!words.is_empty()).then_some(words)
         }

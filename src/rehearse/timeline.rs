@@ -63,8 +63,7 @@ pub(super) fn jobs(peace: &Life, last: &Life, evictions: &[Eviction]) -> Vec<Job
     let mut evicted = job("with evictions", stretches, last);
     evicted.evictions = evictions.iter().filter(|eviction| eviction.takes_away()).count();
     evicted.saved = saved;
-    let log = std::fs::read(last.scratch.join(journal::NAME)).unwrap_or_default();
-    for (_, checkpoint) in own_log::checkpoints(&String::from_utf8_lossy(&log)) {
+    for (_, checkpoint) in own_log::checkpoints(&journal::read(&last.scratch)) {
         own_log::add(&mut evicted, checkpoint);
     }
     vec![undisturbed, evicted]
