@@ -45,6 +45,8 @@ pub struct Stat {
     pub state: char,
     /// The pid of its parent.
     pub parent: i32,
+    /// Its session.
+    pub session: i32,
     /// When it began, in clock ticks since the host's start.
     pub started: Option<u64>,
     /// As wait(2) has it; 0 where the kernel does not tell.
@@ -66,6 +68,7 @@ impl Stat {
             name: head.split_once(" (")?.1.to_owned(),
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
+            session: fields.get(3)?.parse().ok()?,
             started: fields.get(19).and_then(|ticks| ticks.parse().ok()),
             exit_code: fields.get(49).and_then(|code| code.parse().ok()).unwrap_or(0),
         })
@@ -148,7 +151,8 @@ mod tests {
         fs::write(dir.path().join("comm"), b"a) Z \xff\n").unwrap();
         fs::write(dir.path().join("status"), b"Name:\ta) Z \xff\nTracerPid:\t7\nVmSize:\t  12 kB\n").unwrap();
         let name = "a) Z \u{fffd}".to_owned();
-        let expected = Stat { name: name.clone(), state: 'Z', parent: 302, started: Some(1000), exit_code: 51200 };
+        let (parent, session) = (302, 0);
+        let expected = Stat { name: name.clone(), state: 'Z', parent, session, started: Some(1000), exit_code: 51200 };
         assert_eq!(Stat::read(dir.path()), Some(expected));
         assert_eq!(self::name(dir.path()), name);
         let status = dir.path().join("status");

@@ -122,11 +122,15 @@ impl ImageSource for ArchiveSource<'_> {
         if owners::is_ghost(name) {
             return Ok(Some(Box::new(Edited::ghost(self.archive.open_member(&member, self.threads)?, self.owner)?)));
         }
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        if name == owners::TERMINAL_IMAGE {
+            let image = self.whole(&member, found.size)?;
+            return Ok(Some(Box::new(Whole::from(self.owner.of_terminals(&image).map_err(invalid)?))));
+        }
         if !self.rewrite.concerns(name) {
             return Ok(Some(Box::new(self.archive.open_member(&member, self.threads)?)));
         }
         let image = self.whole(&member, found.size)?;
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
         let mut image = self.rewrite.apply(name, &image).map_err(invalid)?;
         if name == "files.img" {
             image = self.owner.of_sockets(name, &image).map_err(invalid)?;

@@ -26,6 +26,9 @@ pub struct Cause {
 /// dozen jobs of one user that were saved at the same time.
 const NO_PIPE_MEMORY: &str = "Unable to set a pipe size";
 
+/// Our own helper's word for it (`sandbox/criu_preload/senders.rs`).
+const NAMED_SENDER: &str = "recvmsg fail: error: Cannot assign requested address";
+
 /// Text in the log, what it means, what to do. The first that matches wins: the special before the general.
 /// Source: docs/measurements.md, "CRIU's words".
 const KNOWN: &[(&str, &str, &str)] = &[
@@ -98,6 +101,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
         NO_PIPE_MEMORY,
         "the user's jobs on this host have used up the memory for pipes",
         "ask the administrator to raise fs.pipe-user-pages-soft",
+    ),
+    (
+        NAMED_SENDER,
+        "a datagram of a unix socket waits to be read, and CRIU would bring it back without its sender's name",
+        "let the program read what is sent to it before long",
     ),
     ("Can't get 1:16 opt", "this CRIU is too old for this kernel: every socket fails", "use CRIU 4.2"),
     (
@@ -173,7 +181,7 @@ pub fn explain(text: &str) -> Cause {
     let errors: Vec<&str> =
         text.lines().filter(|line| line.contains("Error ") || line.starts_with("cannot ")).collect();
     let lines: Vec<String> = errors.iter().rev().take(SHOWN).rev().map(|line| (*line).to_owned()).collect();
-    let passes = errors.iter().any(|line| line.contains(NO_PIPE_MEMORY));
+    let passes = errors.iter().any(|line| line.contains(NO_PIPE_MEMORY) || line.contains(NAMED_SENDER));
     if let Some((why, remedy)) = errors.iter().find_map(|line| looked_up(line)) {
         return Cause { why, remedy: remedy.map(str::to_owned), lines, passes };
     }

@@ -3,8 +3,12 @@
 //! The sandbox knows one user and one group. A file that is made in a directory with setgid of another group is of that
 //! group, which the sandbox shows as 65534. CRIU would give the new file this group, which the kernel refuses, on every
 //! host. So each gets the sandbox's.
+//!
+//! And owners of terminals: one that was opened as `/dev/tty` has the owner of that file, the host's root, which the
+//! sandbox does not know either. The terminal itself is made anew and the sandbox's; so CRIU is not told of another
+//! owner.
 
-use super::images::{ImageError, entries};
+use super::images::{ImageError, entries, number_in};
 use super::wire::{Field, Value, WireError, fields, put_bytes, put_number};
 
 /// Two magic numbers and the length of the first message.
@@ -14,6 +18,9 @@ const FILES: u32 = 0x5630_3138;
 /// file_entry → unix_sk_entry → file_perms_entry → user, group
 const SOCKET: [u64; 2] = [16, 13];
 const OF_SOCKET: [u64; 2] = [2, 3];
+/// Second number of the image of terminals, and of each: user, group.
+const TERMINALS: u32 = 0x5945_3036;
+const OF_TERMINAL: [u64; 2] = [14, 15];
 /// ghost_file_entry → user, group
 const OF_GHOST: [u64; 2] = [1, 2];
 
@@ -31,7 +38,38 @@ pub fn is_ghost(name: &str) -> bool {
     name.starts_with("ghost-file-")
 }
 
+/// The image of terminals.
+pub const TERMINAL_IMAGE: &str = "tty-info.img";
+
 impl Owner {
+    /// The image of terminals, in which no other owner is named.
+    pub fn of_terminals(self, image: &[u8]) -> Result<Vec<u8>, ImageError> {
+        let message = |source| ImageError::Message { name: TERMINAL_IMAGE.into(), source };
+        let mut out = image.get(..8).unwrap_or_default().to_vec();
+        for entry in entries(TERMINAL_IMAGE, TERMINALS, image)? {
+            let entry = self.unless_other(entry).map_err(message)?;
+            let length = u32::try_from(entry.len()).map_err(|_| ImageError::Short { name: TERMINAL_IMAGE.into() })?;
+            out.extend(length.to_le_bytes());
+            out.extend(entry);
+        }
+        Ok(out)
+    }
+
+    fn unless_other(self, terminal: &[u8]) -> Result<Vec<u8>, WireError> {
+        let [user, group] = OF_TERMINAL.map(|number| number_in(terminal, number));
+        if (user?, group?) == (self.user.into(), self.group.into()) {
+            return Ok(terminal.to_vec());
+        }
+        let mut out = Vec::with_capacity(terminal.len());
+        for field in fields(terminal) {
+            let field = field?;
+            if !OF_TERMINAL.contains(&field.number) {
+                out.extend_from_slice(field.raw);
+            }
+        }
+        Ok(out)
+    }
+
     /// The begin of the image of a deleted file, with this owner. What has another form stays as it is: CRIU will judge
     /// it.
     pub fn of_ghost(self, begin: &[u8]) -> Vec<u8> {
@@ -123,6 +161,15 @@ mod tests {
             image(FILES, &entry)
         };
         assert_eq!(owner.of_sockets("files.img", &file(65534)).unwrap(), file(100));
+    }
+
+    #[test]
+    fn a_terminal_has_no_other_owner_than_the_sandbox_s() {
+        let owner = Owner { user: 1000, group: 100 };
+        let terminal = |owner: &[(u64, u64)]| image(TERMINALS, &message(&[&[(1, 7), (5, 2)], owner].concat()));
+        let own = terminal(&[(14, 1000), (15, 100)]);
+        assert_eq!(owner.of_terminals(&own).unwrap(), own);
+        assert_eq!(owner.of_terminals(&terminal(&[(14, 65534), (15, 65534)])).unwrap(), terminal(&[]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::sessions::{self, Member};
 use crate::procfs::{self, Stat};
 
 /// Why a checkpoint of this moment must not be committed.
@@ -21,6 +22,13 @@ pub enum Unfit {
     },
     /// A process of the payload does not belong to the tree that is saved: the checkpoint would be without it.
     LeftOut {
+        /// Its pid in the sandbox.
+        pid: i32,
+        /// Its name.
+        name: String,
+    },
+    /// A process is in a session that CRIU would not find a way to.
+    LostSession {
         /// Its pid in the sandbox.
         pid: i32,
         /// Its name.
@@ -49,6 +57,11 @@ impl std::fmt::Display for Unfit {
             Unfit::LeftOut { pid, name } => {
                 write!(f, "process {pid} ({name}) has left the payload's tree, and the checkpoint would be without it")
             }
+            Unfit::LostSession { pid, name } => write!(
+                f,
+                "process {pid} ({name}) is in the session of a process that has ended, and its parent has left that session: CRIU cannot bring \
+                 it back there; what to do: let the process that calls setsid do that before it starts others"
+            ),
         }
     }
 }
@@ -76,7 +89,14 @@ pub(super) fn look(proc: &Path, root: i32) -> Option<Unfit> {
     let ours = |(pid, process): &&(i32, Stat)| {
         process.parent == 1 && *pid != root && process.state != 'Z' && Some(*pid) != criu
     };
-    processes.iter().find(ours).map(|(pid, process)| Unfit::LeftOut { pid: *pid, name: process.name.clone() })
+    if let Some((pid, process)) = processes.iter().find(ours) {
+        return Some(Unfit::LeftOut { pid: *pid, name: process.name.clone() });
+    }
+    let members = processes.iter().filter(|(pid, process)| process.parent != 1 || *pid == root);
+    let members = members.map(|(pid, process)| Member { pid: *pid, parent: process.parent, session: process.session });
+    let lost = sessions::lost(root, &members.collect::<Vec<_>>())?;
+    let name = processes.iter().find(|(pid, _)| *pid == lost).map(|(_, process)| process.name.clone());
+    Some(Unfit::LostSession { pid: lost, name: name.unwrap_or_default() })
 }
 
 /// proc_pid_status(5), TracerPid: whoever holds this process.
@@ -96,7 +116,7 @@ mod tests {
         let add = |pid: i32, name: &str, state: char, parent: i32| {
             let place = dir.path().join(pid.to_string());
             fs::create_dir_all(&place).unwrap();
-            fs::write(place.join("stat"), format!("{pid} ({name}) {state} {parent} 1 1 0")).unwrap();
+            fs::write(place.join("stat"), format!("{pid} ({name}) {state} {parent} 1 300 0")).unwrap();
         };
         add(1, "condor-criu-ini", 'S', 0);
         add(7, "ld-linux", 'S', 1);
@@ -107,8 +127,8 @@ mod tests {
         assert_eq!(look(dir.path(), 300), None);
         add(303, "sh", 't', 1);
         assert_eq!(look(dir.path(), 300), Some(Unfit::LeftOut { pid: 303, name: "sh".into() }));
-        let zeros = "0 ".repeat(46);
-        fs::write(dir.path().join("301/stat"), format!("301 (a) Z 302 1 {zeros}51200\n")).unwrap();
+        let zeros = "0 ".repeat(45);
+        fs::write(dir.path().join("301/stat"), format!("301 (a) Z 302 1 300 {zeros}51200\n")).unwrap();
         assert_eq!(look(dir.path(), 300), Some(Unfit::LateCode { pid: 301, code: 200 }));
         add(304, "sh", 'Z', 300);
         assert_eq!(look(dir.path(), 300), Some(Unfit::NotReaped(304)));

@@ -187,7 +187,7 @@ impl Init {
         if job == CriuJob::Restore && ended == Ended::Exited(0) {
             root = fs::read_to_string(PIDFILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
             // criu's own processes moved the cursor down; the payload's next child must not collide at a restore.
-            let highest = pids().into_iter().max().unwrap_or(0);
+            let highest = pids().into_iter().chain(told_of()).max().unwrap_or(0);
             let _ = spawn::continue_pids_after(highest.max(spawn::PID_BEFORE_ROOT));
             self.root = root.map(Pid::from_raw);
         }
@@ -248,4 +248,17 @@ fn pids() -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.filter(|&pid: &i32| pid != 1).collect()
+}
+
+/// Processes that open files below /proc tell of. One that has ended must not come back as another, criu above all: a dump would take the
+/// file for one of that process.
+fn told_of() -> impl Iterator<Item = i32> {
+    let links = pids().into_iter().flat_map(|pid| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read_link(file.path()).ok())
+    });
+    links.filter_map(|link| {
+        let rest = link.strip_prefix("/proc").ok()?.to_str()?.to_owned();
+        rest.split(['/', ' ']).next()?.parse().ok()
+    })
 }

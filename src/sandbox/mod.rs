@@ -24,6 +24,7 @@ mod network;
 mod overlay;
 mod plan;
 pub mod probe;
+mod sessions;
 mod spawn;
 mod step;
 

@@ -9,6 +9,7 @@
 mod freestanding;
 mod calls;
 mod leave;
+mod senders;
 mod trace;
 
 use core::ffi::CStr;
