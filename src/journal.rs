@@ -61,7 +61,8 @@ pub fn format() -> LogFormat {
     FORMAT.get().copied().unwrap_or_default()
 }
 
-/// What the log in this scratch directory says; nothing if there is none. What a program or CRIU is called may be any bytes.
+/// What the log in this scratch directory says; nothing if there is none. What a program or CRIU is called may be any
+/// bytes.
 pub fn read(scratch: &Path) -> String {
     String::from_utf8_lossy(&fs::read(scratch.join(NAME)).unwrap_or_default()).into_owned()
 }

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Everything that a file of procfs says; nothing if it is gone.
-fn text(file: &Path) -> String {
+pub fn text(file: &Path) -> String {
     String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).into_owned()
 }
 
@@ -26,9 +26,12 @@ pub fn name(process: &Path) -> String {
 
 /// The value in the line `KEY: value`, of `status` (proc_pid_status(5)), `fdinfo/N` or `arch_status`.
 pub fn field(file: &Path, key: &str) -> Option<String> {
-    let text = text(file);
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    value.map(|value| value.trim().to_owned())
+    value(&text(file), key).map(str::to_owned)
+}
+
+/// The same of a file that has been read, for whoever wants more than one.
+pub fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
 }
 
 /// The number there.

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::local::{Bench, FIRST_USER, Host, PATIENCE, SECOND_USER, assert_code, real_criu};
+use common::local::{Bench, FIRST_USER, Host, PATIENCE, SECOND_USER, assert_code, criu_without_ghosts};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -85,19 +85,6 @@ fn goes_on(host: &Host<'_>, ghost: &str, told: &str) -> Answers {
     host.write("go", "");
     assert_code(host, job.end(), 0);
     answers(&host.stdout())
-}
-
-/// criu fails at the file of the program's that is open and deleted.
-fn without_ghosts(host: &mut Host<'_>) {
-    let folder = host.scratch.parent().unwrap().join("fake");
-    assert!(Command::new("cp").arg("-r").arg(real_criu()).arg(&folder).status().unwrap().success());
-    fs::rename(folder.join("lib"), folder.join("real-lib")).unwrap();
-    fs::rename(folder.join("criu"), folder.join("real-criu")).unwrap();
-    let script = "#!/bin/sh\nhere=${0%/*}\nreal=\"$here/real-lib/ld-linux-x86-64.so.2 --library-path $here/real-lib $here/real-criu\"\n\
-                  case $1 in dump) exec $real \"$@\" --ghost-limit 1;; esac\nexec $real \"$@\"\n";
-    fs::write(folder.join("criu"), script).unwrap();
-    fs::set_permissions(folder.join("criu"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    host.criu = folder.join("criu");
 }
 
 fn moved(bench: &Bench, program: &[u8], moves: usize, seconds: &str) -> Answers {
@@ -176,7 +163,7 @@ fn every_blocking_call_goes_on_as_after_a_stop() {
     };
     let by_the_kernel = stopped_by_the_kernel(&host("stopped"));
     let (mut refused, mut late) = (host("refused"), host("late"));
-    without_ghosts(&mut refused);
+    refused.criu = criu_without_ghosts(&refused.scratch.parent().unwrap().join("fake"));
     late.criu.clone_from(&refused.criu);
     let seen = [
         ("SIGSTOP, SIGCONT", by_the_kernel.clone()),

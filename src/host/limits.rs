@@ -80,10 +80,10 @@ fn parse(text: &str) -> Hard {
 
 /// What one process has in use.
 fn used(process: &Path) -> Vec<(&'static str, u64)> {
-    let status = process.join("status");
+    let status = procfs::text(&process.join("status"));
     // proc_pid_status(5): in kB.
     let bytes =
-        |key: &str| procfs::field(&status, key)?.trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024);
+        |key: &str| procfs::value(&status, key)?.trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024);
     let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
     let highest = descriptors.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok()).max();
     let found = [

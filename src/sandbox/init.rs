@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,6 +19,7 @@ use super::plan::{PIDFILE, Plan};
 use super::step::{StepFailed, step};
 use super::{clock, criu_preload, identity, mounts, network, spawn};
 use crate::exit::Ended;
+use crate::procfs;
 
 struct Init {
     plan: Plan,
@@ -187,7 +188,8 @@ impl Init {
         if job == CriuJob::Restore && ended == Ended::Exited(0) {
             root = fs::read_to_string(PIDFILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
             // criu's own processes moved the cursor down; the payload's next child must not collide at a restore.
-            let highest = pids().into_iter().chain(told_of()).max().unwrap_or(0);
+            let pids = pids();
+            let highest = told_of(&pids).chain(pids.iter().copied()).max().unwrap_or(0);
             let _ = spawn::continue_pids_after(highest.max(spawn::PID_BEFORE_ROOT));
             self.root = root.map(Pid::from_raw);
         }
@@ -245,15 +247,13 @@ fn signal(pid: Pid, number: i32) {
 
 /// All processes of the sandbox but this one.
 fn pids() -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    numbers.filter(|&pid: &i32| pid != 1).collect()
+    procfs::processes(Path::new("/proc")).map(|(pid, _)| pid.cast_signed()).filter(|pid| *pid != 1).collect()
 }
 
-/// Processes that open files below /proc tell of. One that has ended must not come back as another, criu above all: a dump would take the
-/// file for one of that process.
-fn told_of() -> impl Iterator<Item = i32> {
-    let links = pids().into_iter().flat_map(|pid| {
+/// Processes that open files below /proc tell of. One that has ended must not come back as another, criu above all: a
+/// dump would take the file for one of that process.
+fn told_of(pids: &[i32]) -> impl Iterator<Item = i32> {
+    let links = pids.iter().flat_map(|pid| {
         let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         files.filter_map(|file| fs::read_link(file.path()).ok())
     });

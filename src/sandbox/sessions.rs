@@ -1,6 +1,7 @@
-//! Whether CRIU finds a way to each process's session. A session is inherited: a process gets one that is not its own only as the child of a
-//! process that is in it. CRIU 4.2.1 looks for that process when it restores (criu/pstree.c, `prepare_pstree_ids`), and gives up if the tree
-//! does not show it any more. What it does there is done here, before the checkpoint is committed.
+//! Whether CRIU finds a way to each process's session. A session is inherited: a process gets one that is not its own
+//! only as the child of a process that is in it. CRIU 4.2.1 looks for that process when it restores (criu/pstree.c,
+//! `prepare_pstree_ids`), and gives up if the tree does not show it any more. What it does there is done here, before
+//! the checkpoint is committed.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +18,8 @@ pub(super) fn lost(root: i32, members: &[Member]) -> Option<i32> {
     let members = &tree(root, members);
     let sessions: BTreeMap<i32, i32> = members.iter().map(|member| (member.pid, member.session)).collect();
     let of_root = *sessions.get(&root)?;
-    // What the root has adopted is made by a helper in its session, which ends then: by one with the number of the session if its leader
-    // has ended, else by a child of the leader, which has a negative number here.
+    // What the root has adopted is made by a helper in its session, which ends then. If the session's leader has ended,
+    // that helper has the number of the session; else it is a child of the leader, and has a negative number here.
     let mut parents: BTreeMap<i32, i32> = BTreeMap::new();
     for member in members.iter().filter(|member| member.pid != root) {
         let (pid, session) = (member.pid, member.session);

@@ -265,3 +265,15 @@ pub fn assert_code(host: &Host<'_>, status: ExitStatus, code: i32) {
 pub fn starts_seen(text: &str) -> usize {
     text.lines().filter_map(|line| line.split(' ').nth(1)).collect::<std::collections::BTreeSet<_>>().len()
 }
+
+/// Makes a criu in `folder` whose dumps fail at a deleted file that is open.
+pub fn criu_without_ghosts(folder: &Path) -> PathBuf {
+    assert!(Command::new("cp").arg("-r").arg(real_criu()).arg(folder).status().unwrap().success());
+    fs::rename(folder.join("lib"), folder.join("real-lib")).unwrap();
+    fs::rename(folder.join("criu"), folder.join("real-criu")).unwrap();
+    let script = "#!/bin/sh\nhere=${0%/*}\nreal=\"$here/real-lib/ld-linux-x86-64.so.2 --library-path $here/real-lib $here/real-criu\"\n\
+                  case $1 in dump) exec $real \"$@\" --ghost-limit 1;; esac\nexec $real \"$@\"\n";
+    fs::write(folder.join("criu"), script).unwrap();
+    fs::set_permissions(folder.join("criu"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    folder.join("criu")
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::common::local::{Bench, FIRST_USER, Host, Running, SECOND_USER, real_criu};
+use super::common::local::{Bench, FIRST_USER, Host, Running, SECOND_USER, criu_without_ghosts};
 
 const DRIVER: &str = include_str!("../payloads/zdtm.py");
 /// A program that needs longer than the driver's own patience hangs.
@@ -195,18 +195,7 @@ impl Program {
 /// A criu whose dumps fail at a deleted file that is open. One for all.
 fn without_ghosts(bench: &Bench) -> PathBuf {
     static MADE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    let make = || {
-        let folder = bench.path().join("criu-without-ghosts");
-        assert!(Command::new("cp").arg("-r").arg(real_criu()).arg(&folder).status().unwrap().success());
-        fs::rename(folder.join("lib"), folder.join("real-lib")).unwrap();
-        fs::rename(folder.join("criu"), folder.join("real-criu")).unwrap();
-        let script = "#!/bin/sh\nhere=${0%/*}\nreal=\"$here/real-lib/ld-linux-x86-64.so.2 --library-path $here/real-lib $here/real-criu\"\n\
-                      case $1 in dump) exec $real \"$@\" --ghost-limit 1;; esac\nexec $real \"$@\"\n";
-        fs::write(folder.join("criu"), script).unwrap();
-        fs::set_permissions(folder.join("criu"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        folder.join("criu")
-    };
-    MADE.get_or_init(make).clone()
+    MADE.get_or_init(|| criu_without_ghosts(&bench.path().join("criu-without-ghosts"))).clone()
 }
 
 enum Waited {

@@ -264,8 +264,8 @@ fn processes(proc: &Path) -> Vec<Process> {
 fn look_at_status(process: &Path, kinds: &mut BTreeSet<Kind>) {
     let tasks = fs::read_dir(process.join("task")).into_iter().flatten().flatten().take(THREADS_MAX);
     for task in tasks {
-        let status = task.path().join("status");
-        let field = |name: &str| procfs::field(&status, name).and_then(|value| value.parse().ok()).unwrap_or(0);
+        let status = procfs::text(&task.path().join("status"));
+        let field = |name: &str| procfs::value(&status, name).and_then(|value| value.parse().ok()).unwrap_or(0);
         if field("Seccomp") != 0 {
             kinds.insert(Kind::Seccomp);
         }

@@ -30,9 +30,9 @@ const PTRACE_INTERRUPT: u32 = 0x4207;
 const NT_PRSTATUS: usize = 1;
 
 /// In a place that only criu and the init write to.
-const FILE: &CStr = c"/.condor-criu/run/modifying";
+const MARK: &CStr = c"/.condor-criu/run/modifying";
 /// Whether it is there.
-static MARK: AtomicBool = AtomicBool::new(false);
+static MODIFYING: AtomicBool = AtomicBool::new(false);
 
 /// ptrace(2). criu lets the first process go when it has put everything back in all of them.
 ///
@@ -73,14 +73,14 @@ pub unsafe extern "C" fn ptrace(request: u32, pid: i32, address: usize, data: us
 }
 
 fn touch() {
-    if !MARK.swap(true, Ordering::Relaxed) {
-        leave(FILE);
+    if !MODIFYING.swap(true, Ordering::Relaxed) {
+        leave(MARK);
     }
 }
 
 fn put_back() {
-    if MARK.swap(false, Ordering::Relaxed) {
+    if MODIFYING.swap(false, Ordering::Relaxed) {
         // SAFETY: a path that ends with a zero byte.
-        unsafe { call(SYS_UNLINK, [FILE.as_ptr() as usize, 0, 0, 0, 0]) };
+        unsafe { call(SYS_UNLINK, [MARK.as_ptr() as usize, 0, 0, 0, 0]) };
     }
 }

@@ -38,6 +38,7 @@ use std::path::Path;
 
 use super::message::CriuJob;
 use super::step::StepFailed;
+use crate::procfs;
 
 const DRAIN_PIPES: &str = "/.condor-criu/drain_pipes.so";
 const OVERLAY_DEVICE: &str = "/.condor-criu/overlay_device.so";
@@ -73,13 +74,9 @@ pub(super) fn install(write: impl Fn(&str, &str, &[u8]) -> Result<(), StepFailed
 
 /// What criu gets in its environment.
 pub(super) fn preload(job: CriuJob) -> String {
-    let overlay = fs::read_to_string("/proc/self/mountinfo").is_ok_and(|text| text.lines().any(is_overlay));
-    let more = [
-        (overlay, OVERLAY_DEVICE),
-        (job == CriuJob::Restore, DETACH_DEAD),
-        (job == CriuJob::Dump, MARK_MODIFIED),
-        (job == CriuJob::Dump, HELD),
-    ];
+    let overlay = procfs::text(Path::new("/proc/self/mountinfo")).lines().any(is_overlay);
+    let more =
+        [(overlay, OVERLAY_DEVICE), (job == CriuJob::Restore, DETACH_DEAD), (job == CriuJob::Dump, MARK_MODIFIED)];
     let more = more.into_iter().filter_map(|(wanted, name)| wanted.then_some(name));
     format!("LD_PRELOAD={}", [DRAIN_PIPES, HELD].into_iter().chain(more).collect::<Vec<_>>().join(":"))
 }

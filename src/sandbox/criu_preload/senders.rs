@@ -1,6 +1,6 @@
-//! Datagrams of unix sockets that wait to be read. CRIU saves what is in them, and not the name of the socket that sent them: a program that
-//! reads them after a restore, and answers the sender, would have nobody to answer. A dump that meets one fails, and may be tried again: they
-//! do not wait for long.
+//! Datagrams of unix sockets that wait to be read. CRIU saves what is in them, and not the name of the socket that sent
+//! them. A program that reads them after a restore, and answers the sender, would have nobody to answer. A dump that
+//! meets one fails, and may be tried again: they do not wait for long.
 
 use crate::freestanding::{answer, call};
 
