@@ -23,7 +23,7 @@ use condor_criu::sandbox::criu_preload;
 /// Lines that the payload writes, one every 50 ms.
 const LINES: usize = 40;
 
-/// The sum, bit for bit, of the numbers that a payload of this many MiB holds (`payloads/walk.c`).
+/// The sum, bit for bit, of the numbers that a payload of this many MiB holds (`payloads/random_walk.c`).
 fn sum(mib: usize) -> u64 {
     let (mut x, mut at, mut sum) = (0x9e37_79b9_7f4a_7c15_u64, 0.0, 0.0);
     for _ in 0..mib << 17 {
@@ -85,7 +85,7 @@ impl Scene {
         for name in ["img", "work"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/payloads/walk.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/payloads/random_walk.c");
         let mut gcc = Command::new("gcc");
         gcc.args(["-O2", "-pthread", "-o"]).arg(dir.path().join("walk")).arg(source);
         assert!(gcc.status().unwrap().success());
