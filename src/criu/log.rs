@@ -26,8 +26,12 @@ pub struct Cause {
 /// dozen jobs of one user that were saved at the same time.
 const NO_PIPE_MEMORY: &str = "Unable to set a pipe size";
 
-/// Our own helper's word for it (`sandbox/criu_preload/senders.rs`).
+/// Our own helper's words for what waits to be read (`sandbox/criu_preload`, `unread.rs` and `senders.rs`).
+const UNREAD_EVENTS: &str = "poll() failed: Device or resource busy";
 const NAMED_SENDER: &str = "recvmsg fail: error: Cannot assign requested address";
+
+/// What may be gone in a moment.
+const PASSING: [&str; 3] = [NO_PIPE_MEMORY, UNREAD_EVENTS, NAMED_SENDER];
 
 /// Text in the log, what it means, what to do. The first that matches wins: the special before the general.
 /// Source: docs/measurements.md, "CRIU's words".
@@ -101,6 +105,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
         NO_PIPE_MEMORY,
         "the user's jobs on this host have used up the memory for pipes",
         "ask the administrator to raise fs.pipe-user-pages-soft",
+    ),
+    (
+        UNREAD_EVENTS,
+        "a process has not read yet what inotify has told it, which CRIU would lose",
+        "let the program read events before long",
     ),
     (
         NAMED_SENDER,
@@ -181,7 +190,7 @@ pub fn explain(text: &str) -> Cause {
     let errors: Vec<&str> =
         text.lines().filter(|line| line.contains("Error ") || line.starts_with("cannot ")).collect();
     let lines: Vec<String> = errors.iter().rev().take(SHOWN).rev().map(|line| (*line).to_owned()).collect();
-    let passes = errors.iter().any(|line| line.contains(NO_PIPE_MEMORY) || line.contains(NAMED_SENDER));
+    let passes = errors.iter().any(|line| PASSING.iter().any(|word| line.contains(word)));
     if let Some((why, remedy)) = errors.iter().find_map(|line| looked_up(line)) {
         return Cause { why, remedy: remedy.map(str::to_owned), lines, passes };
     }

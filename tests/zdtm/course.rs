@@ -181,7 +181,7 @@ impl Program {
         }
         std::thread::sleep(A_LITTLE);
         job.signal(Signal::SIGUSR2);
-        let failed = |host: &Host<'_>| host.log().contains("cannot save the payload: ");
+        let failed = |host: &Host<'_>| host.log().contains("cannot save the payload");
         match wait(&mut job, &host, SAVE, failed) {
             Waited::True => {}
             Waited::Ended(status) => return (Class::Wrong, format!("ended by {status} when its dump failed")),
@@ -233,9 +233,11 @@ fn stands(job: &mut Running<'_>, host: &Host<'_>) -> Result<(), Answer> {
 
 fn saved(job: &mut Running<'_>, host: &Host<'_>, number: usize) -> Result<(), Answer> {
     let before = host.log().len();
+    // What may pass is tried again some times; then the signal is the program's own.
     let refused = |log: &str| {
-        let line = log.lines().find(|line| line.contains("cannot save the payload: "))?;
-        Some(line.split("cannot save the payload: ").nth(1).unwrap_or_default().to_owned())
+        let last = log.contains("cannot save the payload: ") || log.contains("passing the signal on");
+        let line = log.lines().rev().find(|line| line.contains("cannot save the payload")).filter(|_| last)?;
+        Some(line.split("cannot save the payload").nth(1)?.split_once(": ")?.1.to_owned())
     };
     match wait(job, host, SAVE, |host| refused(&host.log()).is_some()) {
         Waited::True => Err((Class::Refused, refused(&host.log()).unwrap_or_default())),

@@ -1,6 +1,6 @@
 //! A shared object that is preloaded into criu for a restore. The root of the tree adopts orphans from its first moment
-//! on. A task that has been killed before criu lets it go is let go all the same. System calls that the dump
-//! interrupted go on. `mod.rs` beside this file says what for.
+//! on. A task that has been killed before criu lets it go is let go all the same. A symbolic link that is watched is
+//! watched again. System calls that the dump interrupted go on. `mod.rs` beside this file says what for.
 //!
 //! It has no libc; `build.rs` compiles it with the same rustc.
 #![no_std]
@@ -10,6 +10,7 @@
 mod freestanding;
 mod calls;
 mod trace;
+mod watched;
 
 use freestanding::{answer, call};
 use trace::{PTRACE_DETACH, trace};

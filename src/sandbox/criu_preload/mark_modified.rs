@@ -11,6 +11,7 @@ mod calls;
 mod leave;
 mod senders;
 mod trace;
+mod unread;
 
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, Ordering};

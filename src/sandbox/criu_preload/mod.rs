@@ -27,6 +27,8 @@
 //! [`MARK_MODIFIED`], only for a dump: a criu that is killed while it works inside a process leaves that damaged, with
 //! another instruction or with other registers than its own. The helper says when that is so ([`is_modifying`]). What
 //! it does is in `mark_modified.rs`.
+//! It also lets a dump fail that would lose what waits to be read: senders of datagrams (`senders.rs`), events of
+//! inotify (`unread.rs`).
 //!
 //! Both [`MARK_MODIFIED`] and [`DETACH_DEAD`] see to it that what a dump interrupts goes on: criu lets sleeps and waits
 //! with a timeout return EINTR, because only the kernel has what it takes to start them again. The helpers note which
