@@ -100,7 +100,7 @@ def inside():
 
 def fine():
     epoll, inotify = select.epoll(), libc.inotify_init()
-    asked(libc.inotify_add_watch(inotify, b".", 0x100))
+    asked(libc.inotify_add_watch(inotify, b".", 0x400))
     event, timer = libc.eventfd(1, 0), libc.timerfd_create(1, 0)
     epoll.register(event)
     keep.extend([epoll, socket.socketpair(), os.pipe(), os.openpty(), event, timer, os.pidfd_open(os.getpid())])

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, open, splice};
@@ -25,6 +26,11 @@ use crate::supervise::work::stdio::fifo_name;
 const STEP: usize = 64 * 1024;
 /// PIPE_BUF: a pipe that poll(2) calls writable takes so many without a wait.
 const SURE: usize = 4096;
+
+/// A reader that takes nothing for so long is left: the pipe holds what it has not read.
+const READER_IDLE: Duration = Duration::from_secs(1);
+/// So often it is looked what a reader has taken.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// What a relay has to tell.
 #[derive(Debug)]
@@ -216,6 +222,20 @@ impl Target {
         }
     }
 
+    /// Waits until the reader has taken all that is in the pipe, as long as it goes on taking. HTCondor's starter streams
+    /// what it has read, and drops what is in the pipe when the job has ended.
+    fn taken(&self) {
+        let Target::Pipe(pipe) = self else { return };
+        let mut before = u64::MAX;
+        let mut idle = Duration::ZERO;
+        while idle < READER_IDLE && !ready(pipe.as_fd(), PollFlags::POLLERR) {
+            let Ok(left @ 1..) = rustix::io::ioctl_fionread(pipe) else { return };
+            idle = if left == before { idle + LOOK } else { Duration::ZERO };
+            before = left;
+            std::thread::sleep(LOOK);
+        }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Target::Pipe(fd) => Ok(nix::unistd::write(&*fd, bytes)?),
@@ -332,6 +352,7 @@ fn carry(pipe: &File, to: Target, end: &OwnedFd, shared: &Shared) -> io::Result<
         }
         full = matches!(moved.1, Moved::Full);
         if ended && matches!(moved.1, Moved::Empty) {
+            carrier.to.taken();
             return Ok(());
         }
     }
