@@ -224,13 +224,18 @@ impl Target {
 
     /// Waits until the reader has taken all that is in the pipe, as long as it goes on taking. HTCondor's starter streams
     /// what it has read, and drops what is in the pipe when the job has ended.
-    fn taken(&self) {
+    fn taken(&self, moved: impl Fn()) {
         let Target::Pipe(pipe) = self else { return };
         let mut before = u64::MAX;
         let mut idle = Duration::ZERO;
         while idle < READER_IDLE && !ready(pipe.as_fd(), PollFlags::POLLERR) {
             let Ok(left @ 1..) = rustix::io::ioctl_fionread(pipe) else { return };
-            idle = if left == before { idle + LOOK } else { Duration::ZERO };
+            if left == before {
+                idle += LOOK;
+            } else {
+                idle = Duration::ZERO;
+                moved();
+            }
             before = left;
             std::thread::sleep(LOOK);
         }
@@ -352,7 +357,7 @@ fn carry(pipe: &File, to: Target, end: &OwnedFd, shared: &Shared) -> io::Result<
         }
         full = matches!(moved.1, Moved::Full);
         if ended && matches!(moved.1, Moved::Empty) {
-            carrier.to.taken();
+            carrier.to.taken(|| (shared.say)(Said::Moved));
             return Ok(());
         }
     }
