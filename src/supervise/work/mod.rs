@@ -6,4 +6,5 @@ pub mod pack;
 pub mod relay;
 pub mod save;
 pub mod stdio;
+pub mod target;
 pub mod unpack;

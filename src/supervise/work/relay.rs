@@ -6,31 +6,25 @@
 //! sees EPIPE as without us.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, open, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::supervise::work::stdio::fifo_name;
+use crate::supervise::work::target::{Target, ready};
 
 /// Bytes that one step carries at most; the size of a pipe.
 const STEP: usize = 64 * 1024;
 /// PIPE_BUF: a pipe that poll(2) calls writable takes so many without a wait.
 const SURE: usize = 4096;
-
-/// A reader that takes nothing for so long is left: the pipe holds what it has not read.
-const READER_IDLE: Duration = Duration::from_secs(1);
-/// So often it is looked what a reader has taken.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// What a relay has to tell.
 #[derive(Debug)]
@@ -183,76 +177,6 @@ impl Relays {
     }
 }
 
-/// Where an output goes.
-enum Target {
-    /// The kernel moves bytes from pipe to pipe, and never waits.
-    Pipe(OwnedFd),
-    /// A socket.
-    Socket(OwnedFd),
-    /// A terminal, a file, a device.
-    Other(File),
-}
-
-impl Target {
-    fn of(descriptor: u8) -> io::Result<Target> {
-        let (stdout, stderr) = (io::stdout(), io::stderr());
-        let (fd, terminal) = match descriptor {
-            1 => (stdout.as_fd(), stdout.is_terminal()),
-            _ => (stderr.as_fd(), stderr.is_terminal()),
-        };
-        let kind = fs::metadata(format!("/proc/self/fd/{descriptor}"))?.file_type();
-        let own = fd.try_clone_to_owned()?;
-        Ok(match kind {
-            kind if kind.is_fifo() => Target::Pipe(own),
-            kind if kind.is_socket() => Target::Socket(own),
-            // Opened anew, so that it does not wait; others who have this terminal open are not changed by that.
-            _ if terminal => {
-                let mut options = File::options();
-                options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-                Target::Other(options.open(format!("/proc/self/fd/{descriptor}")).unwrap_or_else(|_| own.into()))
-            }
-            _ => Target::Other(own.into()),
-        })
-    }
-
-    fn fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Target::Pipe(fd) | Target::Socket(fd) => fd.as_fd(),
-            Target::Other(file) => file.as_fd(),
-        }
-    }
-
-    /// Waits until the reader has taken all that is in the pipe, as long as it goes on taking. HTCondor's starter streams
-    /// what it has read, and drops what is in the pipe when the job has ended.
-    fn taken(&self, moved: impl Fn()) {
-        let Target::Pipe(pipe) = self else { return };
-        let mut before = u64::MAX;
-        let mut idle = Duration::ZERO;
-        while idle < READER_IDLE && !ready(pipe.as_fd(), PollFlags::POLLERR) {
-            let Ok(left @ 1..) = rustix::io::ioctl_fionread(pipe) else { return };
-            if left == before {
-                idle += LOOK;
-            } else {
-                idle = Duration::ZERO;
-                moved();
-            }
-            before = left;
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Target::Pipe(fd) => Ok(nix::unistd::write(&*fd, bytes)?),
-            Target::Socket(fd) => {
-                use std::os::fd::AsRawFd;
-                Ok(send(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
-            }
-            Target::Other(file) => file.write(bytes),
-        }
-    }
-}
-
 /// What a step came to.
 enum Moved {
     Some,
@@ -361,11 +285,6 @@ fn carry(pipe: &File, to: Target, end: &OwnedFd, shared: &Shared) -> io::Result<
             return Ok(());
         }
     }
-}
-
-fn ready(fd: BorrowedFd<'_>, what: PollFlags) -> bool {
-    let mut watched = [PollFd::new(fd, what)];
-    matches!(poll(&mut watched, PollTimeout::ZERO), Ok(1..)) && watched[0].any().unwrap_or(false)
 }
 
 /// Waits for one of three, or only looks; what happened to each.
