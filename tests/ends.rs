@@ -295,3 +295,28 @@ fn words_for_people_need_no_reader() {
         assert!(output.status.success() && !stderr.contains("panicked"), "{words:?} {}\n{stderr}", output.status);
     }
 }
+
+/// HTCondor's starter drops what is in the pipe when the job has ended: nothing is left there for a reader that is slow
+/// and goes on.
+#[test]
+fn a_slow_reader_has_read_all_at_the_end() {
+    const BYTES: usize = 40_000;
+    let bench = Bench::new();
+    let host = bench.host("host", FIRST_USER);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let script = format!("head -c {BYTES} /dev/zero; exit 4");
+    let mut command = host.command(&["--", "sh", "-c", &script]);
+    let mut job = command.stdout(writer).spawn().unwrap();
+    // It has the other end of the pipe, too.
+    drop(command);
+    let mut read = 0;
+    let mut buffer = [0; 4096];
+    while job.try_wait().unwrap().is_none() {
+        if rustix::io::ioctl_fionread(&reader).unwrap() > 0 {
+            read += reader.read(&mut buffer).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(job.wait().unwrap().code(), Some(4), "{}", host.log());
+    assert_eq!(read, BYTES, "{}", host.log());
+}
