@@ -5,7 +5,9 @@
 
 mod common;
 
-use common::local::{Bench, FIRST_USER, SECOND_USER, assert_code};
+use std::time::Duration;
+
+use common::local::{Bench, FIRST_USER, assert_code, through_three_moves};
 use nix::sys::signal::Signal;
 
 const KIN: &str = include_str!("payloads/kin.py");
@@ -15,29 +17,8 @@ const SAID: &str = "ready\nstatus 9\nstatus 15\nstatus 11\nstatus 1792\ndaemon a
 #[test]
 fn orphans_daemons_and_ended_children_after_three_moves() {
     let bench = Bench::new();
-    let mut host = bench.host("host0", FIRST_USER);
-    let words = ["--", "python3", "kin.py"];
-    for number in 1..=3 {
-        host.write("kin.py", KIN);
-        let mut job = host.start(&words);
-        if number > 1 {
-            job.until("condor-criu.log", &format!("the payload runs again generation={}", number - 1));
-        }
-        job.until_output("ready\n");
-        // Orphans look for their parent's end every hundredth of a second.
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        job.signal(Signal::SIGTERM);
-        assert_code(&host, job.end(), 85);
-        drop(job);
-        let next = bench.host(&format!("host{number}"), if number % 2 == 0 { FIRST_USER } else { SECOND_USER });
-        host.carry_to(&next, &[]);
-        host = next;
-    }
-    host.write("kin.py", KIN);
-    let mut job = host.start(&words);
-    job.until("condor-criu.log", "the payload runs again generation=3");
-    host.write("go", "");
-    assert_code(&host, job.end(), 0);
+    // Orphans look for their parent's end every hundredth of a second.
+    let host = through_three_moves(&bench, ("kin.py", KIN), &[], Duration::from_millis(200));
     assert_eq!(host.stdout(), SAID, "{}", host.stderr());
 }
 

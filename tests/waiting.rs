@@ -1,41 +1,21 @@
-//! What CRIU alone would bring back otherwise or nowhere, without an error at the dump: it comes back as it was, or the dump is refused.
-//! Each was found by CRIU's own test programs (`tests/zdtm.rs`).
+//! What CRIU alone would bring back otherwise or nowhere, without an error at the dump: it comes back as it was, or the
+//! dump is refused. Each was found by CRIU's own test programs (`tests/zdtm.rs`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on stops")]
 
 mod common;
 
 use std::fs;
+use std::time::Duration;
 
-use common::local::{Bench, FIRST_USER, SECOND_USER, assert_code};
+use common::local::{Bench, FIRST_USER, assert_code, through_three_moves};
 use nix::sys::signal::Signal;
 
 const PAYLOAD: &str = include_str!("payloads/waiting.py");
 
-/// Through three moves, each to another user's directory.
 fn comes_back(case: &str, said: &str) {
     let bench = Bench::new();
-    let words = ["--", "python3", "waiting.py", case];
-    let mut host = bench.host("host0", FIRST_USER);
-    for number in 1..=3 {
-        host.write("waiting.py", PAYLOAD);
-        let mut job = host.start(&words);
-        job.until_output("ready\n");
-        if number > 1 {
-            job.until("condor-criu.log", &format!("the payload runs again generation={}", number - 1));
-        }
-        job.signal(Signal::SIGTERM);
-        assert_code(&host, job.end(), 85);
-        drop(job);
-        let next = bench.host(&format!("host{number}"), if number % 2 == 0 { FIRST_USER } else { SECOND_USER });
-        host.carry_to(&next, &[]);
-        host = next;
-    }
-    host.write("waiting.py", PAYLOAD);
-    let mut job = host.start(&words);
-    job.until("condor-criu.log", "the payload runs again generation=3");
-    host.write("go", "");
-    assert_code(&host, job.end(), 0);
+    let host = through_three_moves(&bench, ("waiting.py", PAYLOAD), &[case], Duration::ZERO);
     assert_eq!(host.stdout(), format!("ready\n{said}\n"), "{}", host.stderr());
 }
 

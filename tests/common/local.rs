@@ -247,6 +247,37 @@ impl Drop for Running<'_> {
     }
 }
 
+/// Through three moves, each to another user's directory, and to its end: the script, given this word, says `ready`, and
+/// ends with 0 some time after a file `go` appears. It runs for `settled` before each move.
+pub fn through_three_moves<'a>(bench: &'a Bench, script: (&str, &str), word: &[&str], settled: Duration) -> Host<'a> {
+    let (name, content) = script;
+    let words: Vec<&str> = ["--", "python3", name].iter().chain(word).copied().collect();
+    let mut host = bench.host("host0", FIRST_USER);
+    for number in 1..=3 {
+        host.write(name, content);
+        let mut job = host.start(&words);
+        if number > 1 {
+            job.until("condor-criu.log", &format!("the payload runs again generation={}", number - 1));
+        }
+        job.until_output("ready\n");
+        std::thread::sleep(settled);
+        job.signal(nix::sys::signal::Signal::SIGTERM);
+        assert_code(&host, job.end(), 85);
+        drop(job);
+        let next = bench.host(&format!("host{number}"), if number % 2 == 0 { FIRST_USER } else { SECOND_USER });
+        host.carry_to(&next, &[]);
+        host = next;
+    }
+    host.write(name, content);
+    let mut job = host.start(&words);
+    job.until("condor-criu.log", "the payload runs again generation=3");
+    host.write("go", "");
+    let status = job.end();
+    drop(job);
+    assert_code(&host, status, 0);
+    host
+}
+
 /// The exit code, with everything that explains another.
 #[track_caller]
 pub fn assert_code(host: &Host<'_>, status: ExitStatus, code: i32) {

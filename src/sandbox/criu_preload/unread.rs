@@ -1,5 +1,6 @@
-//! What inotify has told a program that has not read it yet. CRIU 4.2.1 brings the watches back and drops the events, with a warning in its
-//! log: whoever waits for one of them would wait for ever. A dump that meets some fails, and may be tried again: they are read soon.
+//! What inotify has told a program that has not read it yet. CRIU 4.2.1 brings the watches back and drops the events,
+//! with a warning in its log: whoever waits for one of them would wait for ever. A dump that meets some fails, and may
+//! be tried again: they are read soon.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 

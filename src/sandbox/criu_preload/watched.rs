@@ -1,5 +1,5 @@
-//! A symbolic link that is itself watched (IN_DONT_FOLLOW). criu opens the path of a watch to set it again, and would follow the link: the
-//! watch would be on another file, or nowhere.
+//! A symbolic link that is itself watched (IN_DONT_FOLLOW). criu opens the path of a watch to set it again, and would
+//! follow the link: the watch would be on another file, or nowhere.
 
 use core::ffi::CStr;
 
@@ -14,8 +14,8 @@ const AT_SYMLINK_NOFOLLOW: usize = 0x100;
 const S_IFMT: u32 = 0o170_000;
 const S_IFLNK: u32 = 0o120_000;
 
-/// openat(2). criu opens a path below a directory with O_PATH alone for a watch, of which it knows the very inode, and for processes in
-/// /proc, of which only `self` is a link.
+/// openat(2). criu opens a path below a directory with O_PATH alone for a watch, of which it knows the very inode, and
+/// for processes in /proc, of which only `self` is a link.
 ///
 /// # Safety
 /// As for openat(2).
